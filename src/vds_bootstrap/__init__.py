@@ -1,0 +1,1 @@
+"""Checks a machine and prepares it as a host."""

@@ -1,0 +1,1 @@
+"""The contract: verbs' signatures, types, errors and events. No behaviour."""

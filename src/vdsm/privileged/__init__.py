@@ -1,0 +1,1 @@
+"""supervdsm: the root helper, a closed list of typed calls, and its client."""
