@@ -1,0 +1,39 @@
+"""What building a VM's XML needs to know of the host; found out once at start and handed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vdsm.base.ids import VmId
+from vdsm.virt.spec import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class HostTraits:
+    """The host, as far as domain XML depends on it.
+
+    ``machines`` are all machine names and aliases that the emulator knows. ``run_dir`` and ``log_dir`` are
+    the agent's own; the console's socket and log of each VM are in their sub-directory ``console``.
+    ``display_address`` is where displays listen.
+    """
+
+    domain_type: Literal["kvm", "qemu"]
+    emulator: str
+    machines: frozenset[str]
+    limits: Limits
+    os_name: str
+    os_version: str
+    host_serial: str
+    run_dir: str = "/run/vdsm"
+    log_dir: str = "/var/log/vdsm"
+    display_address: str = "127.0.0.1"
+    channel_dirs: frozenset[str] = field(default=frozenset())
+
+    def console_socket(self, vm_id: VmId) -> str:
+        """The socket of a VM's serial console."""
+        return f"{self.run_dir}/console/{vm_id}.sock"
+
+    def console_log(self, vm_id: VmId) -> str:
+        """The file that virtlogd writes the serial console's output to, and rotates."""
+        return f"{self.log_dir}/console/{vm_id}.log"
