@@ -8,6 +8,8 @@ nothing is done.
 
 from __future__ import annotations
 
+import functools
+import operator
 import types
 import typing
 import weakref
@@ -48,7 +50,7 @@ class _Text:
 
     decoded: Any
     parse: Convert
-    show: Convert
+    show: Callable[[Any], str]
 
 
 def _bool_of(value: Any) -> bool:
@@ -119,7 +121,7 @@ class Forms:
 
     def _union(self, members: tuple[Any, ...]) -> Shape:
         shapes = [(member, self.shape(member)) for member in members]
-        decoded = Union[tuple(shape.decoded for _, shape in shapes)]  # noqa: UP007 - made from a tuple
+        decoded = _union_of(*(shape.decoded for _, shape in shapes))
         arriving = [(_runtime(shape.decoded), shape.arrive) for _, shape in shapes if shape.arrive]
         leaving = [(_runtime(member), shape.leave) for member, shape in shapes if shape.leave]
         return Shape(decoded, _first_of(arriving), _first_of(leaving))
@@ -181,7 +183,15 @@ def _with_bounds(decoded: Any, metas: list[msgspec.Meta]) -> Any:
     bounded = members[0]
     for meta in metas:
         bounded = Annotated[bounded, meta]
-    return Union[(bounded, *members[1:])]  # noqa: UP007 - made from a tuple
+    return _union_of(bounded, *members[1:])
+
+
+def _union_of(*members: Any) -> Any:
+    return functools.reduce(operator.or_, members)
+
+
+def _or_unset(decoded: Any) -> Any:
+    return _union_of(decoded, msgspec.UnsetType)
 
 
 def _bounded(parse: Convert, declared: Any, metas: list[msgspec.Meta]) -> Convert:
@@ -235,8 +245,7 @@ def _twin(declared: type[msgspec.Struct], members: list[Member]) -> type[msgspec
         if member.info.required:
             fields.append((member.name, member.shape.decoded))
         else:
-            optional = Union[member.shape.decoded, msgspec.UnsetType]  # noqa: UP007 - made from a value
-            fields.append((member.name, optional, msgspec.UNSET))
+            fields.append((member.name, _or_unset(member.shape.decoded), msgspec.UNSET))
     return msgspec.defstruct(
         declared.__name__,
         fields,
@@ -264,7 +273,7 @@ def _departure(members: list[Member]) -> Convert:
     steps = [(member.name, member.key, member.shape.leave, member.info.default is None) for member in members]
 
     def leave(value: Any) -> dict[str, Any]:
-        shown = {}
+        shown: dict[str, Any] = {}
         for name, key, convert, left_out in steps:
             item = getattr(value, name)
             if item is None:
@@ -311,7 +320,7 @@ def params_struct(
         if param.required:
             fields.append((param.name, shape.decoded))
         else:
-            fields.append((param.name, Union[shape.decoded, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
+            fields.append((param.name, _or_unset(shape.decoded), msgspec.UNSET))
         arrivals.append((param.name, shape.arrive))
     struct = msgspec.defstruct(name, fields, rename=rename, kw_only=True, forbid_unknown_fields=True)
     return struct, arrivals
