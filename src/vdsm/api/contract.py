@@ -65,6 +65,7 @@ class Form(Enum):
     BOOL_TEXT = "bool_text"  # true -> "true"
     BOOL_WORD = "bool_word"  # true -> "True"
     AGE = "age"  # a monotonic instant in seconds -> the seconds since then: "1.25"; clean: 1.25
+    NOW = "now"  # the ordering time when it is answered, in ms: "2147484000"; clean: 2147484000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ Small = Annotated[float, Wire(form=Form.SMALL)]
 BoolText = Annotated[bool, Wire(form=Form.BOOL_TEXT)]
 BoolWord = Annotated[bool, Wire(form=Form.BOOL_WORD)]
 Age = Annotated[float, Wire(form=Form.AGE)]
+Now = Annotated[int, Wire(form=Form.NOW)]
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

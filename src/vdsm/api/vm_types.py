@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from vdsm.api.contract import Age, BoolText, CachedReply, Decimal, Reply, Request, Text, Wire
+from vdsm.api.contract import Age, BoolText, CachedReply, Decimal, Now, Reply, Request, Text, Wire
 
 Name = Annotated[
     str,
@@ -200,7 +200,8 @@ class VmStats(CachedReply, frozen=True, kw_only=True, eq=False, weakref=True):
 
     vm_id: str
     status: str
-    status_time: Text
+    status_time: Now = 0
+    """When this was answered, in milliseconds on the clock that orders answers and events of this host."""
     vm_name: str
     hash: str
     """Changes when the VM's devices or metadata change."""

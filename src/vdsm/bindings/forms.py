@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 
 from vdsm.api.contract import CachedReply, Form, camel_case, wire_mark
-from vdsm.base.clock import monotonic_s
+from vdsm.base.clock import monotonic_s, notify_time_ms
 
 Convert = Callable[[Any], Any]
 _WHOLE: Final = msgspec.Meta(pattern=r"^-?[0-9]{1,18}$")
@@ -64,12 +64,16 @@ _TEXTS: Final[Mapping[Form, _Text]] = {
     Form.SMALL: _Text(float | Annotated[str, _NUMBER], float, lambda value: f"{value:.6f}"),
     Form.BOOL_TEXT: _Text(bool | _BOOL_WORDS, _bool_of, lambda value: "true" if value else "false"),
     Form.BOOL_WORD: _Text(bool | _BOOL_WORDS, _bool_of, str),
+    Form.NOW: _Text(int, int, lambda _unset: str(notify_time_ms())),
     Form.AGE: _Text(float, float, lambda at_s: f"{max(0.0, monotonic_s() - at_s):.2f}"),
 }
 
 
 def _clean_age(at_s: float) -> float:
     return round(max(0.0, monotonic_s() - at_s), 3)
+
+
+_CLEAN: Final[Mapping[Form, Convert]] = {Form.AGE: _clean_age, Form.NOW: lambda _unset: notify_time_ms()}
 
 
 class Forms:
@@ -102,7 +106,7 @@ class Forms:
             return Shape(_with_bounds(text.decoded, metas), _bounded(text.parse, declared, metas), text.show)
         for meta in metas:
             declared = Annotated[declared, meta]
-        return Shape(declared, None, _clean_age if form is Form.AGE else None)
+        return Shape(declared, None, _CLEAN.get(form))
 
     def _plain(self, declared: Any) -> Shape:
         if isinstance(declared, type) and issubclass(declared, msgspec.Struct):
@@ -287,8 +291,8 @@ def _departure(members: list[Member]) -> Convert:
 
 
 def _cached(members: list[Member]) -> Convert:
-    """Encode an object once; only its age is put in anew each time."""
-    ageing = [member for member in members if wire_mark(member.info.type).form is Form.AGE]
+    """Encode an object once; only what depends on the moment of asking is put in anew each time."""
+    ageing = [member for member in members if wire_mark(member.info.type).form in {Form.AGE, Form.NOW}]
     lasting = _departure([member for member in members if member not in ageing])
     kept: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
     encode = msgspec.json.Encoder().encode

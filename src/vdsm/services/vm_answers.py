@@ -43,7 +43,7 @@ def state(view: VmView) -> api.VmState:
         vm_id=view.vm_id,
         status=view.status.value,
         vm_name=view.name,
-        status_time=notify_time_ms(view.status_time_s),
+        status_time=notify_time_ms(),
     )
 
 
@@ -57,7 +57,6 @@ def stats(view: VmView) -> api.VmStats:
     return api.VmStats(
         vm_id=view.vm_id,
         status=view.status.value,
-        status_time=notify_time_ms(max(taken_s, view.status_time_s)),
         vm_name=view.name,
         hash=facts.devices_hash,
         stats_age=taken_s,
@@ -200,7 +199,7 @@ def info(view: VmView) -> api.VmInfo:
         vm_id=view.vm_id,
         vm_name=view.name,
         status=view.status.value,
-        status_time=notify_time_ms(view.status_time_s),
+        status_time=notify_time_ms(),
         memory_mib=facts.memory_kib // 1024,
         vcpus=facts.vcpus,
         kvm_enable=facts.domain_type == "kvm",
