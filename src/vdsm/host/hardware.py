@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from vdsm.base.errors import VdsmError
+from vdsm.system import sysfs
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +28,43 @@ class HbaInventory:
     initiator_name: str
     """iSCSI initiator name, "" when the host has none."""
     fibre_channel: tuple[FibreChannelPort, ...]
+
+
+def fibre_channel_ports() -> tuple[FibreChannelPort, ...]:
+    """The Fibre Channel ports of this machine."""
+    return tuple(
+        FibreChannelPort(wwnn=item.node_name, wwpn=item.port_name, model=item.model)
+        for item in sysfs.fibre_channel_hosts()
+    )
+
+
+def has_iommu() -> bool:
+    """Whether an IOMMU is on, without which no device can be passed to a guest."""
+    return bool(sysfs.entries("class/iommu") or sysfs.entries("kernel/iommu_groups"))
+
+
+def rng_sources() -> tuple[str, ...]:
+    """Sources for guests' random numbers: "random" is every kernel's, "hwrng" needs a working generator."""
+    current = sysfs.read_text("class/misc/hw_random/rng_current")
+    return ("random",) if current in {None, "", "none"} else ("hwrng", "random")
+
+
+class HbaSource:
+    """The storage adapters; the initiator's name comes from the privileged helper, as its file is root's."""
+
+    def __init__(self, initiator_name: Callable[[], str]) -> None:
+        self._ask = initiator_name
+        self._name = ""
+        self._failed = False
+
+    def gather(self) -> HbaInventory:
+        """The present adapters; the last known name when the helper does not answer."""
+        try:
+            self._name = self._ask()
+        except VdsmError as error:
+            if not self._failed:
+                log.warning("the iSCSI initiator's name is not known: %s", error)
+            self._failed = True
+        else:
+            self._failed = False
+        return HbaInventory(initiator_name=self._name, fibre_channel=fibre_channel_ports())

@@ -218,7 +218,12 @@ def is_nic(link: Link) -> bool:
         return False
     if not link.kind:
         return True
-    return link.kind in NIC_KINDS and any(fnmatchcase(link.name, pattern) for pattern in NIC_NAMES)
+    return link.kind in NIC_KINDS and is_nic_name(link.name)
+
+
+def is_nic_name(name: str) -> bool:
+    """Whether a device without hardware is taken for a NIC by its name."""
+    return any(fnmatchcase(name, pattern) for pattern in NIC_NAMES)
 
 
 def _ip_facts(link: Link, routes: tuple[Route, ...], *, autoconf: bool) -> IpFacts:

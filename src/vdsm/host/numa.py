@@ -23,8 +23,14 @@ class NumaNode:
 
 
 def gather() -> tuple[NumaNode, ...]:
-    """The nodes of this machine; a kernel without NUMA is one node with everything."""
-    nodes = tuple(
+    """The nodes of this machine; a kernel without NUMA is one node with everything.
+
+    A single node's memory is the machine's: a kernel that takes its memory into use lazily tells less for the node.
+    """
+    infos = sysfs.numa_nodes()
+    if len(infos) < 2:
+        return (_whole_machine(),)
+    return tuple(
         NumaNode(
             index=node.index,
             cpus=node.cpus,
@@ -32,9 +38,8 @@ def gather() -> tuple[NumaNode, ...]:
             distances=node.distances,
             huge_pages=_huge_pages(f"devices/system/node/node{node.index}/hugepages"),
         )
-        for node in sysfs.numa_nodes()
+        for node in infos
     )
-    return nodes or (_whole_machine(),)
 
 
 def _huge_pages(base: str) -> dict[int, int]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from typing import Final
 
+from vdsm.base.errors import VdsmError
 from vdsm.system import packagedb
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +74,10 @@ class PackageSource:
         self._installed: dict[str, Package] = {}
 
     def gather(self, libvirt_version: str, qemu_version: str) -> tuple[Package, ...]:
-        """All packages that are here; libvirt's and QEMU's own versions stand in where no package is.
-
-        Raises:
-            CommandFailed, Unfinished: the package database does not answer.
-        """
+        """All packages that are here; libvirt's and QEMU's own versions stand in where no package is known."""
         stamp = packagedb.stamp()
         if stamp != self._stamp:
-            names = sorted({candidate for candidates in NAMES.values() for candidate in candidates})
-            self._installed = named(packagedb.query(names))
-            self._stamp = stamp
+            self._ask(stamp)
         packages = {
             "vdsm": Package("vdsm", PROTOCOL_VERSION, PROTOCOL_RELEASE),
             "kernel": kernel_package(os.uname().release),
@@ -88,3 +86,12 @@ class PackageSource:
             **self._installed,
         }
         return tuple(packages[name] for name in sorted(packages))
+
+    def _ask(self, stamp: tuple[int, ...]) -> None:
+        names = sorted({candidate for candidates in NAMES.values() for candidate in candidates})
+        try:
+            self._installed = named(packagedb.query(names))
+        except VdsmError as error:
+            # no reason to have no capabilities; a later change of the database is another chance
+            log.warning("the package database does not answer: %s", error)
+        self._stamp = stamp
