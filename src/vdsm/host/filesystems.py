@@ -1,7 +1,7 @@
 """Free space of a few directories, never waiting for a network: only local file systems are asked.
 
-path --walk its links, one component at a time--> real path, each step on a local file system --> statvfs
-                                              \\--> something else on the way: left out
+The path is walked one component and link at a time. Where each step lies on a local file system, the result may be
+asked; where anything else is on the way, the directory is left out.
 """
 
 from __future__ import annotations

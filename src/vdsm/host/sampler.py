@@ -279,7 +279,7 @@ class StatisticsSampler:
     A sample that fails or hangs leaves the last one in place; ``Reading.age_s`` tells.
     """
 
-    def __init__(self, *, directories: tuple[str, ...] = ("/var/log", "/tmp"), interval_s: float = 3.0) -> None:
+    def __init__(self, *, directories: tuple[str, ...], interval_s: float = 3.0) -> None:
         """``directories`` have their free space watched, those on local file systems. Nothing is read yet."""
         self._reader = HostReader(directories)
         self._interval_s = interval_s
