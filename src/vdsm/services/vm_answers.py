@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from vdsm.api import vm_types as api
@@ -31,10 +32,12 @@ class StatsAnswers:
         self._of[view.vm_id] = (view, answer)
         return answer
 
-    def forget_all_but(self, vm_ids: set[str]) -> None:
+    def forget_all_but(self, views: Collection[VmView]) -> None:
         """Drop what is kept of VMs that are gone."""
-        for vm_id in [vm_id for vm_id in self._of if vm_id not in vm_ids]:
-            self._of.pop(vm_id, None)
+        if len(self._of) > len(views):
+            there = {view.vm_id for view in views}
+            for vm_id in [vm_id for vm_id in self._of if vm_id not in there]:
+                self._of.pop(vm_id, None)
 
 
 def state(view: VmView) -> api.VmState:

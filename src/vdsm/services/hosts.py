@@ -1,0 +1,150 @@
+"""The verbs of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from vdsm.api import host_types as api
+from vdsm.api.vm_types import IoTune, VmInfo, VmState, VmStats
+from vdsm.base import logs
+from vdsm.base.errors import BadParameter
+from vdsm.base.ids import VmId, parse_vm_id
+from vdsm.host.capabilities import Capabilities
+from vdsm.host.statistics import Reading
+from vdsm.services import host_answers, vm_answers
+from vdsm.services.host_answers import VmCounts
+from vdsm.services.vm_answers import StatsAnswers
+from vdsm.virt.fleet import Fleet
+from vdsm.virt.lifecycle import Status
+from vdsm.virt.view import VmView
+
+
+class CapabilityFacts(Protocol):
+    """Where the host's capabilities come from."""
+
+    def current(self) -> Capabilities:
+        """The last gathered ones."""
+
+
+class Readings(Protocol):
+    """Where the host's statistics come from."""
+
+    def current(self) -> Reading:
+        """The last sample, with its age."""
+
+
+class HardwareFacts(Protocol):
+    """What the firmware says."""
+
+    def current(self) -> api.HardwareInfo:
+        """The hardware, asked once."""
+
+
+class HostService:
+    """Implements ``api.host.Host``."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        capabilities: CapabilityFacts,
+        statistics: Readings,
+        hardware: HardwareFacts,
+        answers: StatsAnswers,
+        *,
+        report_kvm: bool,
+    ) -> None:
+        """``report_kvm`` makes the host claim KVM whatever the probe said, for managers that take no host without."""
+        self._fleet = fleet
+        self._capabilities = capabilities
+        self._statistics = statistics
+        self._hardware = hardware
+        self._answers = answers
+        self._report_kvm = report_kvm
+
+    def ping(self) -> None:
+        """Answer."""
+
+    def ping2(self) -> None:
+        """Answer."""
+
+    def echo(self, message: str) -> str:
+        """Answer with the message."""
+        return message
+
+    def get_capabilities(self) -> api.Capabilities:
+        """The last gathered capabilities."""
+        facts = self._capabilities.current()
+        return host_answers.capabilities(
+            facts,
+            kvm_enabled=facts.kvm or self._report_kvm,
+            host_uuid=self._hardware.current().system_uuid,
+        )
+
+    def get_hardware_info(self) -> api.HardwareInfo:
+        """The machine, as its firmware says."""
+        return self._hardware.current()
+
+    def get_stats(self) -> api.HostStats:
+        """The last sample of the host."""
+        return host_answers.statistics(self._statistics.current(), self._counts(), {})
+
+    def _counts(self) -> VmCounts:
+        statuses = [view.status for view in self._fleet.views()]
+        return VmCounts(
+            total=len(statuses),
+            active=sum(status not in {Status.DOWN, Status.WAIT_FOR_LAUNCH} for status in statuses),
+            incoming=statuses.count(Status.MIGRATION_DESTINATION),
+            outgoing=statuses.count(Status.MIGRATION_SOURCE),
+        )
+
+    def get_vm_list(self, only_uuid: bool = False, vm_list: tuple[str, ...] = ()) -> list[VmState | str]:  # noqa: FBT001, FBT002 - the contract's
+        """The VMs: states, or only ids."""
+        return [view.vm_id if only_uuid else vm_answers.state(view) for view in self._chosen(vm_list)]
+
+    def get_vm_full_list(self, vm_list: tuple[str, ...] = ()) -> list[VmInfo]:
+        """The VMs with their devices."""
+        return [vm_answers.info(view) for view in self._chosen(vm_list)]
+
+    def get_all_vm_stats(self) -> list[VmStats]:
+        """The last samples of all VMs."""
+        views = self._fleet.views()
+        self._answers.forget_all_but(views)
+        return [self._answers.of(view) for view in views]
+
+    def dumpxmls(self, vm_list: tuple[str, ...] = ()) -> dict[str, str]:
+        """The XML of each VM."""
+        return {view.vm_id: view.xml for view in self._chosen(vm_list)}
+
+    def get_all_vm_io_tune_policies(self) -> dict[str, IoTune]:
+        """No VM has an I/O policy: setting one comes with the devices of running VMs."""
+        return {
+            view.vm_id: IoTune(policy=[], current_values=[])
+            for view in self._fleet.views()
+            if view.status is not Status.DOWN
+        }
+
+    def set_log_level(self, level: str, name: str = "") -> None:
+        """Set a logger's level."""
+        logs.set_level(level, name)
+
+    def get_jobs(self, job_type: str = "", job_ids: tuple[str, ...] = ()) -> dict[str, api.Job]:
+        """No verb of this version starts a job."""
+        if job_type not in {"", "storage", "virt", "v2v"}:
+            raise BadParameter("job_type", f"must be storage, virt or v2v, is {job_type!r:.40}")
+        del job_ids
+        return {}
+
+    def get_all_tasks_info(self) -> dict[str, api.TaskInfo]:
+        """No verb of this version starts a task."""
+        return {}
+
+    def get_all_tasks_statuses(self) -> dict[str, api.TaskStatus]:
+        """No verb of this version starts a task."""
+        return {}
+
+    def _chosen(self, vm_ids: tuple[str, ...]) -> Iterable[VmView]:
+        if not vm_ids:
+            return self._fleet.views()
+        wanted: set[VmId] = {parse_vm_id(vm_id, f"vmList[{index}]") for index, vm_id in enumerate(vm_ids)}
+        return [view for view in self._fleet.views() if view.vm_id in wanted]

@@ -1,0 +1,88 @@
+"""From a request to a VM that is being started: check, prepare its images, hand it to the fleet; all or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from vdsm.base.clock import now_utc
+from vdsm.base.ids import VmId
+from vdsm.base.undo import Undo
+from vdsm.virt import domxml
+from vdsm.virt.disks import ImageRef, Images
+from vdsm.virt.domxml import Owner, Prepared
+from vdsm.virt.fleet import Fleet
+from vdsm.virt.spec import VmSpec, check
+from vdsm.virt.traits import HostTraits
+from vdsm.virt.view import VmView
+
+
+class Launcher:
+    """Starts VMs from XML and from descriptions.
+
+    ``traits`` is asked each time, as what the host can do may be learned after the agent's start.
+    """
+
+    def __init__(self, fleet: Fleet, images: Images, traits: Callable[[], HostTraits], instance: str) -> None:
+        self._fleet = fleet
+        self._images = images
+        self._traits = traits
+        self._instance = instance
+
+    def from_xml(self, xml: str, vm_id: VmId) -> VmView:
+        """Start a VM as a manager describes it.
+
+        Raises:
+            BadParameter: the XML or something that it names cannot be used; nothing was changed.
+            VmExists: a VM of this id or name is there.
+        """
+        owner = Owner(instance=self._instance, origin="engine", created=_now())
+        return self._launch(domxml.prepare(xml, vm_id, owner, self._traits()))
+
+    def from_spec(self, spec: VmSpec) -> VmView:
+        """Start a VM from its description.
+
+        Raises:
+            BadParameter: names the description's field; nothing was changed.
+            VmExists: a VM of this id or name is there.
+        """
+        return self._launch(self._prepared(spec))
+
+    def check_spec(self, spec: VmSpec) -> None:
+        """Refuse a description that could not be started now.
+
+        Raises:
+            BadParameter: names the description's field.
+        """
+        with Undo() as undo:
+            self._place(self._prepared(spec), undo)
+            undo.roll_back()
+
+    def _prepared(self, spec: VmSpec) -> Prepared:
+        traits = self._traits()
+        check(spec, traits.limits)
+        owner = Owner(instance=self._instance, origin="local", created=_now())
+        return domxml.build(spec, owner, traits)
+
+    def _launch(self, prepared: Prepared) -> VmView:
+        self._fleet.refuse_known(prepared.vm_id, prepared.name)
+        with Undo() as undo:
+            placed = self._place(prepared, undo)
+            view = self._fleet.create(placed, partial(self._teardown, prepared.images))
+            undo.commit()
+        return view
+
+    def _place(self, prepared: Prepared, undo: Undo) -> Prepared:
+        locations = {}
+        for ref in prepared.images:
+            locations[ref.target] = self._images.prepare(ref)
+            undo.add(self._images.teardown, ref)
+        return domxml.place(prepared, locations)
+
+    def _teardown(self, images: tuple[ImageRef, ...]) -> None:
+        for ref in images:
+            self._images.teardown(ref)
+
+
+def _now() -> str:
+    return now_utc().isoformat(timespec="seconds")
