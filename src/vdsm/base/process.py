@@ -214,10 +214,17 @@ class Child:
         Raises:
             Unfinished: it still runs after ``timeout_s`` seconds.
         """
+        if not self.ended_within(timeout_s):
+            raise Unfinished(self.command, timeout_s)
+        return self._popen.returncode
+
+    def ended_within(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` for its end; whether it has come."""
         try:
-            return self._popen.wait(timeout_s)
+            self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise Unfinished(self.command, timeout_s) from None
+            return False
+        return True
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its process group, if it has not ended yet."""
@@ -229,21 +236,14 @@ class Child:
         """End it: SIGTERM and ``grace_s`` seconds, then SIGKILL for the group, then abandon it. Closes its pipes."""
         if grace_s > 0 and self.poll() is None:
             self.signal(signal.SIGTERM)
-            self._gone_within(grace_s)
+            self.ended_within(grace_s)
         if self.poll() is None and not self._abandoned:
             self.signal(signal.SIGKILL)
-            if not self._gone_within(_KILL_GRACE_S):
+            if not self.ended_within(_KILL_GRACE_S):
                 self._abandon()
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if stream is not None:
                 stream.close()
-
-    def _gone_within(self, seconds: float) -> bool:
-        try:
-            self._popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
 
     def _abandon(self) -> None:
         log.error("abandoned %s (pid %d): it cannot be killed", self.command, self.pid)
@@ -282,11 +282,7 @@ class _Exchange:
                     self._move(key.fileobj, selector)
         if self.overflow:
             return False
-        try:
-            self._child.wait(max(0.0, until_s - monotonic_s()))
-        except Unfinished:
-            return False
-        return True
+        return self._child.ended_within(max(0.0, until_s - monotonic_s()))
 
     def _offer(self, selector: selectors.BaseSelector) -> None:
         stream = self._child.stdin

@@ -1,1 +1,1 @@
-"""supervdsm: the root helper, a closed list of typed calls, and its client."""
+"""supervdsm: the root helper. A closed list of typed calls over a unix socket that checks who is calling."""
