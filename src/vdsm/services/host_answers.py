@@ -26,22 +26,27 @@ class VmCounts:
 
 def capabilities(facts: Capabilities, *, kvm_enabled: bool, host_uuid: str) -> api.Capabilities:
     """What Host.getCapabilities answers."""
-    cpu, system, agent = facts.cpu, facts.system, facts.agent
-    initiator = facts.hba.initiator_name
     return api.Capabilities(
-        cluster_levels=list(facts.cluster_levels),
-        supported_engines=list(facts.supported_engines),
-        packages={package.name: _package(package) for package in facts.packages},
         kvm_enabled=kvm_enabled,
-        emulated_machines=list(facts.emulated_machines),
-        cpu_flags=",".join(cpu.flags),
-        cpu_model=cpu.model,
-        cpu_speed=cpu.speed_mhz,
-        cpu_cores=cpu.cores,
-        cpu_threads=cpu.threads,
-        cpu_sockets=cpu.sockets,
-        online_cpus=",".join(map(str, cpu.online)),
-        cpu_topology=[
+        uuid=host_uuid,
+        **_processors(facts),
+        **_devices(facts),
+        **_system(facts),
+        **_agent(facts),
+    )
+
+
+def _processors(facts: Capabilities) -> dict[str, Any]:
+    cpu = facts.cpu
+    return {
+        "cpu_flags": ",".join(cpu.flags),
+        "cpu_model": cpu.model,
+        "cpu_speed": cpu.speed_mhz,
+        "cpu_cores": cpu.cores,
+        "cpu_threads": cpu.threads,
+        "cpu_sockets": cpu.sockets,
+        "online_cpus": ",".join(map(str, cpu.online)),
+        "cpu_topology": [
             api.CpuPlace(
                 cpu_id=place.cpu_id,
                 core_id=place.core_id,
@@ -51,64 +56,83 @@ def capabilities(facts: Capabilities, *, kvm_enabled: bool, host_uuid: str) -> a
             )
             for place in cpu.places
         ],
-        numa_nodes={str(node.index): _numa_node(node) for node in facts.numa_nodes},
-        numa_node_distance={str(node.index): list(node.distances) for node in facts.numa_nodes},
-        auto_numa_balancing=system.auto_numa_balancing,
-        vdsm_to_cpus_affinity=list(cpu.affinity),
-        rng_sources=list(system.rng_sources),
-        mem_size=system.memory_mib,
-        reserved_mem=agent.reserved_memory_mib,
-        guest_overhead=agent.guest_overhead_mib,
-        hba_inventory=api.HbaInventory(
+        "numa_nodes": {str(node.index): _numa_node(node) for node in facts.numa_nodes},
+        "numa_node_distance": {str(node.index): list(node.distances) for node in facts.numa_nodes},
+        "vdsm_to_cpus_affinity": list(cpu.affinity),
+        "tsc_frequency": None if cpu.tsc_frequency_hz is None else str(cpu.tsc_frequency_hz),
+        "tsc_scaling": cpu.tsc_scaling,
+    }
+
+
+def _devices(facts: Capabilities) -> dict[str, Any]:
+    initiator, network = facts.hba.initiator_name, facts.network
+    ports = facts.hba.fibre_channel
+    return {
+        "hba_inventory": api.HbaInventory(
             iscsi=[api.Initiator(initiator_name=initiator)] if initiator else [],
-            fc=[
-                api.FibreChannelPort(wwpn=port.wwpn, wwnn=port.wwnn, model=port.model)
-                for port in facts.hba.fibre_channel
-            ],
+            fc=[api.FibreChannelPort(wwpn=port.wwpn, wwnn=port.wwnn, model=port.model) for port in ports],
         ),
-        iscsi_initiator_name=initiator or None,
-        networks={name: _network(item) for name, item in facts.network.networks.items()},
-        nics={name: _nic(item) for name, item in facts.network.nics.items()},
-        bridges={name: _bridge(item) for name, item in facts.network.bridges.items()},
-        vlans={name: _vlan(item) for name, item in facts.network.vlans.items()},
-        bondings={name: _bonding(item) for name, item in facts.network.bondings.items()},
-        nameservers=list(facts.network.nameservers),
-        net_config_dirty=agent.net_config_dirty,
-        domain_versions=list(agent.domain_versions),
-        supported_block_size={kind: list(sizes) for kind, sizes in facts.supported_block_sizes.items()},
-        operating_system=api.OperatingSystem(
+        "iscsi_initiator_name": initiator or None,
+        "networks": {name: _network(item) for name, item in network.networks.items()},
+        "nics": {name: _nic(item) for name, item in network.nics.items()},
+        "bridges": {name: _bridge(item) for name, item in network.bridges.items()},
+        "vlans": {name: _vlan(item) for name, item in network.vlans.items()},
+        "bondings": {name: _bonding(item) for name, item in network.bondings.items()},
+        "nameservers": list(network.nameservers),
+    }
+
+
+def _system(facts: Capabilities) -> dict[str, Any]:
+    system = facts.system
+    return {
+        "auto_numa_balancing": system.auto_numa_balancing,
+        "rng_sources": list(system.rng_sources),
+        "mem_size": system.memory_mib,
+        "operating_system": api.OperatingSystem(
             name=system.operating_system.name,
             version=system.operating_system.version,
             release=system.operating_system.release,
             pretty_name=system.operating_system.pretty_name,
         ),
-        software_version=facts.software_version,
-        software_revision=facts.software_revision,
-        version_name=facts.version_name,
-        hooks={point: dict(programs) for point, programs in facts.hooks.items()},
-        kernel_features=dict(system.kernel_features),
-        kernel_args=system.kernel_args,
-        additional_features=list(agent.additional_features),
-        openstack_binding_host_ids=dict(facts.openstack_binding_host_ids),
-        boot_uuid=system.boot_id,
-        boot_time=system.boot_time_s,
-        tsc_frequency=None if cpu.tsc_frequency_hz is None else str(cpu.tsc_frequency_hz),
-        tsc_scaling=cpu.tsc_scaling,
-        selinux=api.Selinux(mode=str(system.selinux_mode)),
-        kdump_status=system.kdump,
-        fips_enabled=system.fips,
-        hostdev_passthrough=system.iommu,
-        hosted_engine_deployed=agent.hosted_engine,
-        vnc_encrypted=agent.vnc_encrypted,
-        ovn_configured=agent.ovn_configured,
-        backup_enabled=agent.backup,
-        cold_backup_enabled=agent.cold_backup,
-        clear_bitmaps_enabled=agent.clear_bitmaps,
-        cd_change_pdiv=agent.cd_change_pdiv,
-        live_snapshot=False,
-        live_merge=False,
-        uuid=host_uuid,
-    )
+        "packages": {package.name: _package(package) for package in facts.packages},
+        "kernel_features": dict(system.kernel_features),
+        "kernel_args": system.kernel_args,
+        "boot_uuid": system.boot_id,
+        "boot_time": system.boot_time_s,
+        "selinux": api.Selinux(mode=str(system.selinux_mode)),
+        "kdump_status": system.kdump,
+        "fips_enabled": system.fips,
+        "hostdev_passthrough": system.iommu,
+    }
+
+
+def _agent(facts: Capabilities) -> dict[str, Any]:
+    agent = facts.agent
+    return {
+        "cluster_levels": list(facts.cluster_levels),
+        "supported_engines": list(facts.supported_engines),
+        "emulated_machines": list(facts.emulated_machines),
+        "software_version": facts.software_version,
+        "software_revision": facts.software_revision,
+        "version_name": facts.version_name,
+        "reserved_mem": agent.reserved_memory_mib,
+        "guest_overhead": agent.guest_overhead_mib,
+        "net_config_dirty": agent.net_config_dirty,
+        "domain_versions": list(agent.domain_versions),
+        "supported_block_size": {kind: list(sizes) for kind, sizes in facts.supported_block_sizes.items()},
+        "hooks": {point: dict(programs) for point, programs in facts.hooks.items()},
+        "additional_features": list(agent.additional_features),
+        "openstack_binding_host_ids": dict(facts.openstack_binding_host_ids),
+        "hosted_engine_deployed": agent.hosted_engine,
+        "vnc_encrypted": agent.vnc_encrypted,
+        "ovn_configured": agent.ovn_configured,
+        "backup_enabled": agent.backup,
+        "cold_backup_enabled": agent.cold_backup,
+        "clear_bitmaps_enabled": agent.clear_bitmaps,
+        "cd_change_pdiv": agent.cd_change_pdiv,
+        "live_snapshot": False,
+        "live_merge": False,
+    }
 
 
 def _package(package: Package) -> api.Package:
