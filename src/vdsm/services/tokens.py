@@ -23,7 +23,7 @@ import msgspec
 from vdsm.api.contract import Role
 from vdsm.api.token import NewToken, Token
 from vdsm.base.clock import now_utc
-from vdsm.base.errors import AlreadyExists, Busy, Failed, NotFound, VdsmError
+from vdsm.base.errors import AlreadyExists, Failed, NotFound, VdsmError, WrongState
 from vdsm.base.persist import persist_file, read_file
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class TokenService:
 
         Raises:
             AlreadyExists: there is one of this name.
-            Busy: there are too many.
+            WrongState: there are too many.
             Failed: the store cannot be read or written.
         """
         secret = PREFIX + base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
@@ -101,7 +101,7 @@ class TokenService:
             if name in self._records:
                 raise AlreadyExists("token", name)
             if len(self._records) >= MAX_TOKENS:
-                raise Busy("token")
+                raise WrongState("create a token", f"there are {MAX_TOKENS}")
             self._save({**self._records, name: record})
         log.info("created token %s with role %s", name, role)
         shown = record.shown()
