@@ -11,7 +11,6 @@ machine's own libvirt is touched, so libvirtd and QEMU may be stopped, killed an
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -21,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
-_PR_SET_PDEATHSIG: Final = 1
 _PATIENCE_S: Final = 40.0
 
 # No cgroup controllers: the host's /sys shows none. No security driver, no mount namespace per QEMU: the light host
@@ -67,10 +65,6 @@ touch $DIR/ready
 set +e
 while :; do sleep 3600 & wait; done
 """
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def eventually(found: Callable[[], object], what: str, timeout_s: float = _PATIENCE_S) -> None:
@@ -145,13 +139,12 @@ class LightHost:
     @staticmethod
     def _popen(argv: list[str], log: object, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            argv,
+            ["setpriv", "--pdeathsig", "KILL", "--", *argv],  # gone with us, even when we are killed
             stdin=subprocess.DEVNULL,
             stdout=log,  # type: ignore[arg-type]
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
         )
 
     def _init_ended(self) -> bool:
@@ -177,7 +170,7 @@ class LightHost:
     def run(self, *argv: str, timeout_s: float = 60.0, check: bool = True) -> str:
         """Run a command inside the host; its output."""
         done = subprocess.run(
-            self.enter(*argv), capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+            self.enter(*argv), check=False, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
         )
         if check and done.returncode:
             raise RuntimeError(f"{argv}: {done.stdout}{done.stderr}")
@@ -200,7 +193,9 @@ class LightHost:
 
     def virsh(self, *argv: str, timeout_s: float = 60.0) -> str:
         """Run virsh from outside on this host's libvirt; its output."""
-        done = subprocess.run(["virsh", "-q", "-c", self.uri, *argv], capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(
+            ["virsh", "-q", "-c", self.uri, *argv], check=False, capture_output=True, text=True, timeout=timeout_s
+        )
         if done.returncode:
             raise RuntimeError(f"virsh {argv}: {done.stderr}")
         return done.stdout
