@@ -1,0 +1,227 @@
+"""How frames leave to one STOMP client.
+
+The Engine's client library reads one TLS record each time its selector wakes up, and then sleeps up to a second: two
+frames that arrive together cost that second. Hence, all measured:
+
+- each frame goes out in one write, so that it is one run of full TLS records;
+- two frames are at least `GAP_S` apart, except an answer to a client that was surely waiting for it: its request
+  came after our last frame went out, nothing else of that client is being worked on, and nothing is queued;
+- such a client may still be several threads that share a connection. For each frame that followed another closely,
+  one LF (a heart-beat) goes out after the run, and wakes the client up once more.
+
+What a client does not read is queued up to a limit; beyond it, or when nothing moves for a while, it is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from vdsm.base.clock import monotonic_s
+
+GAP_S: Final = 0.005
+# The LF comes a little later than a frame would, so that it never delays one.
+WAKE_S: Final = 0.006
+# More frames than this are not stuck in a client: it has as many threads waiting.
+MAX_WAKES: Final = 8
+LF: Final = b"\n"
+# Timers have a resolution of a millisecond, and their clock may lag behind.
+_TICK_S: Final = 0.001
+
+
+class Sink(Protocol):
+    """What is needed of a transport."""
+
+    def write(self, data: bytes) -> None:
+        """Send, or buffer."""
+
+    def get_write_buffer_size(self) -> int:
+        """How many bytes the kernel has not taken yet."""
+
+
+class Timers(Protocol):
+    """What is needed of an event loop."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> asyncio.TimerHandle:
+        """Call back after ``delay`` seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputLimits:
+    """What may wait for one reader.
+
+    Attributes:
+        total_bytes: what may be queued before the client is cut off.
+        busy_bytes: what may be queued before no more requests of the client are taken.
+        busy_frames: likewise, in frames.
+        stall_s: seconds without any progress before the client is cut off.
+    """
+
+    total_bytes: int = 16 << 20
+    busy_bytes: int = 4 << 20
+    busy_frames: int = 64
+    stall_s: float = 60.0
+
+
+class Outbox:
+    """The frames to one client.
+
+    Args:
+        sink: where frames are written, each in one call.
+        raw: the transport next to the kernel, whose buffer tells what the client has not taken; ``sink`` itself
+            where there is no TLS.
+        timers: the event loop.
+        limits: what may wait.
+        cut_off: called with a reason when the client is too slow.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        raw: Sink,
+        timers: Timers,
+        limits: OutputLimits,
+        *,
+        cut_off: Callable[[str], None],
+        clock: Callable[[], float] = monotonic_s,
+    ) -> None:
+        self.sent = 0
+        """How many writes there were; a request notes it on arrival."""
+        self.last_s = clock() - 1.0
+        """When the last write was, in monotonic seconds."""
+        self._sink = sink
+        self._raw = raw
+        self._timers = timers
+        self._limits = limits
+        self._cut_off = cut_off
+        self._clock = clock
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._wakes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._writable = True
+        self._when_empty: Callable[[], None] | None = None
+        self._when_relaxed: Callable[[], None] | None = None
+        self._written_bytes = 0
+        self._taken_bytes = -1
+        self._moved_s = clock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether so much is waiting that the client's next requests should wait, too."""
+        return len(self._queue) > self._limits.busy_frames or self._queued_bytes > self._limits.busy_bytes
+
+    def send(self, frame: bytes, *, awaited: bool = False) -> None:
+        """Send a frame by the rules.
+
+        Args:
+            frame: the whole frame.
+            awaited: whether the client has nothing else to wait for and asked after our last frame.
+        """
+        now = self._clock()
+        if not self._queue and self._writable and (awaited or now - self.last_s >= GAP_S):
+            self._write(frame, now)
+            return
+        self._queue.append(frame)
+        self._queued_bytes += len(frame)
+        if self._queued_bytes > self._limits.total_bytes:
+            self._cut_off(f"{self._queued_bytes} bytes wait for a reader who is too slow")
+        elif self._writable:
+            self._arm(self.last_s + GAP_S - now)
+
+    def beat(self, interval_s: float) -> None:
+        """Send a heart-beat if nothing was sent for ``interval_s`` seconds."""
+        now = self._clock()
+        if self._writable and not self._queue and now - self.last_s >= interval_s:
+            self._write(LF, now)
+
+    def finish(self, when_empty: Callable[[], None]) -> None:
+        """Call ``when_empty`` once all that is queued has been written."""
+        if self._queue:
+            self._when_empty = when_empty
+        else:
+            when_empty()
+
+    def relax(self, when_relaxed: Callable[[], None]) -> None:
+        """Call ``when_relaxed`` once the outbox is no longer busy."""
+        self._when_relaxed = when_relaxed
+
+    def pause(self) -> None:
+        """The transport takes no more."""
+        self._writable = False
+
+    def resume(self) -> None:
+        """The transport takes more."""
+        self._writable = True
+        if self._queue or self._wakes:
+            self._arm(0.0)
+
+    def check(self) -> None:
+        """Cut the client off if it has not taken anything for too long; to be called now and then."""
+        now = self._clock()
+        left = self._raw.get_write_buffer_size()
+        taken = self._written_bytes - left
+        if not left or taken > self._taken_bytes:
+            self._taken_bytes = taken
+            self._moved_s = now
+        elif now - self._moved_s >= self._limits.stall_s:
+            self._cut_off(f"the client has not read for {now - self._moved_s:.0f} s")
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._wakes = 0
+        self._writable = False
+        self._when_empty = self._when_relaxed = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _write(self, data: bytes, now: float) -> None:
+        if now - self.last_s < GAP_S and self._wakes < MAX_WAKES:
+            self._wakes += 1
+            if self._timer is None:
+                self._arm(WAKE_S)
+        self.last_s = now
+        self.sent += 1
+        self._written_bytes += len(data)
+        self._sink.write(data)
+
+    def _arm(self, delay_s: float) -> None:
+        if self._timer is None:
+            self._timer = self._timers.call_later(max(delay_s, _TICK_S), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self._writable:
+            return
+        now = self._clock()
+        silent_s = now - self.last_s
+        if self._queue:
+            if silent_s >= GAP_S:
+                self._write_next(now)
+                silent_s = 0.0
+        elif self._wakes and silent_s >= WAKE_S:
+            self._wakes -= 1
+            self._write(LF, now)
+            silent_s = 0.0
+        if self._queue:
+            self._arm(GAP_S - silent_s)
+        elif self._wakes:
+            self._arm(WAKE_S - silent_s)
+
+    def _write_next(self, now: float) -> None:
+        frame = self._queue.popleft()
+        self._queued_bytes -= len(frame)
+        self._write(frame, now)
+        if self._when_relaxed is not None and not self.busy:
+            when_relaxed, self._when_relaxed = self._when_relaxed, None
+            when_relaxed()
+        if self._when_empty is not None and not self._queue:
+            when_empty, self._when_empty = self._when_empty, None
+            when_empty()
