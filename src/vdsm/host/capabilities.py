@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from vdsm.base import threads
 from vdsm.base.clock import monotonic_s
@@ -202,6 +202,14 @@ class Collector:
         return self._guests
 
 
+class Collecting(Protocol):
+    """Reads the host; the Collector, or values in a test."""
+
+    def collect(self, *, everything: bool) -> Capabilities:
+        """All facts of this moment; see Collector.collect."""
+        ...
+
+
 class CapabilitiesSource:
     """The last capabilities, kept fresh by one background thread; whoever asks gets them from memory.
 
@@ -210,7 +218,7 @@ class CapabilitiesSource:
 
     def __init__(
         self,
-        collector: Collector,
+        collector: Collecting,
         settings: Settings,
         on_change: Callable[[NetworkFacts], None] = lambda _facts: None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Storage adapters, passthrough and random number sources of the host."""
+"""Identity, storage adapters, passthrough and random number sources of the host."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vdsm.base.errors import VdsmError
+from vdsm.privileged.calls import Hardware
 from vdsm.system import sysfs
 
 log = logging.getLogger(__name__)
@@ -68,3 +69,22 @@ class HbaSource:
         else:
             self._failed = False
         return HbaInventory(initiator_name=self._name, fibre_channel=fibre_channel_ports())
+
+
+class HardwareSource:
+    """The machine's identity, asked once: firmware does not change under a running agent."""
+
+    def __init__(self, ask: Callable[[], Hardware]) -> None:
+        """``ask`` is the privileged helper's call, as serial number and UUID are root's to read."""
+        self._ask = ask
+        self._known: Hardware | None = None
+
+    def current(self) -> Hardware:
+        """The machine's identity, from memory after the first answer.
+
+        Raises:
+            VdsmError: the helper has not answered yet and does not now.
+        """
+        if self._known is None:
+            self._known = self._ask()
+        return self._known

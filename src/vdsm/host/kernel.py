@@ -116,7 +116,7 @@ def kernel_features(vulnerabilities: Mapping[str, str]) -> dict[str, int]:
     spectre = _mitigation(vulnerabilities.get("spectre_v2", ""))
     return {
         "IBRS": int("IBRS" in spectre),
-        "RETP": int("Retpoline" in spectre),
+        "RETP": int("retpoline" in spectre.lower()),
         "PTI": int("PTI" in _mitigation(vulnerabilities.get("meltdown", ""))),
     }
 
