@@ -15,7 +15,7 @@ from vdsm.base.errors import BadParameter
 from vdsm.base.ids import VmId, parse_vm_id
 
 DiskFormat = Literal["raw", "qcow2"]
-DiskBus = Literal["virtio", "sata", "scsi"]
+DiskBus = Literal["virtio", "sata", "scsi", "ide", "fdc"]
 DiskDevice = Literal["disk", "cdrom", "floppy"]
 NicModel = Literal["virtio", "e1000", "e1000e", "rtl8139"]
 BootDevice = Literal["disk", "cdrom", "network"]
@@ -27,6 +27,13 @@ MAX_NICS: Final = 32
 MAX_SERIAL: Final = 36  # characters; what virtio-scsi shows of a serial, the other buses show less
 MAX_CMDLINE: Final = 2048  # characters; the x86 Linux kernel's limit
 
+# What each kind of drive can be connected to; the first is the default.
+_BUSES: Final[dict[DiskDevice, tuple[DiskBus, ...]]] = {
+    "disk": ("virtio", "scsi", "sata", "ide"),
+    "cdrom": ("sata", "scsi", "ide"),
+    "floppy": ("fdc",),
+}
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SERIAL: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_SERIAL}}}")
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -36,14 +43,19 @@ _CPU_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """One drive. ``path`` None is a removable drive without a medium."""
+    """One drive. ``path`` None is a removable drive without a medium, ``bus`` None the best for the device."""
 
     path: str | None
-    format: DiskFormat = "qcow2"
-    bus: DiskBus = "virtio"
+    format: DiskFormat = "raw"
+    bus: DiskBus | None = None
     device: DiskDevice = "disk"
     readonly: bool = False
     serial: str | None = None
+
+    @property
+    def effective_bus(self) -> DiskBus:
+        """The bus that is used."""
+        return self.bus if self.bus is not None else _BUSES[self.device][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +165,11 @@ def _check_disk(field: str, disk: DiskSpec, machine: str) -> None:
             _SERIAL,
             f"must be 1 to {MAX_SERIAL} of letters, digits, '.', '_', '-'",
         )
-    if disk.device == "cdrom" and disk.bus == "virtio":
-        raise BadParameter(f"{field}.bus", "must be sata or scsi for a cdrom")
-    if disk.bus == "sata" and machine == "pc" and disk.device != "floppy":
-        raise BadParameter(f"{field}.bus", "must not be sata with the machine pc")
+    if disk.effective_bus not in _BUSES[disk.device]:
+        buses = " or ".join(bus for bus in _BUSES[disk.device] if bus != "ide")
+        raise BadParameter(f"{field}.bus", f"must be {buses} for a {disk.device}, is {disk.bus}")
+    if disk.effective_bus == "ide" and machine != "pc":
+        raise BadParameter(f"{field}.bus", f"ide does not exist in the machine {machine}")
 
 
 def _check_nics(nics: tuple[NicSpec, ...]) -> None:

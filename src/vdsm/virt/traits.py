@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from vdsm.base.ids import VmId
@@ -13,9 +13,10 @@ from vdsm.virt.spec import Limits
 class HostTraits:
     """The host, as far as domain XML depends on it.
 
-    ``machines`` are all machine names and aliases that the emulator knows. ``run_dir`` and ``log_dir`` are
-    the agent's own; the console's socket and log of each VM are in their sub-directory ``console``.
-    ``display_address`` is where displays listen.
+    ``machines`` are all machine names and aliases that the emulator knows; empty means not known, and then none is
+    refused. ``network_filters`` are the names of libvirt's network filters. ``run_dir`` and ``log_dir`` are the
+    agent's own; each VM's console socket and log are in their sub-directory ``console``. ``display_address`` is
+    where displays listen.
     """
 
     domain_type: Literal["kvm", "qemu"]
@@ -25,14 +26,15 @@ class HostTraits:
     os_name: str
     os_version: str
     host_serial: str
+    network_filters: frozenset[str] = frozenset()
     run_dir: str = "/run/vdsm"
     log_dir: str = "/var/log/vdsm"
     display_address: str = "127.0.0.1"
-    channel_dirs: frozenset[str] = field(default=frozenset())
 
-    def console_socket(self, vm_id: VmId) -> str:
-        """The socket of a VM's serial console."""
-        return f"{self.run_dir}/console/{vm_id}.sock"
+    def console_socket(self, vm_id: VmId, port: int = 0) -> str:
+        """The socket of a VM's serial console; further ports have their own."""
+        suffix = f"-{port}" if port else ""
+        return f"{self.run_dir}/console/{vm_id}{suffix}.sock"
 
     def console_log(self, vm_id: VmId) -> str:
         """The file that virtlogd writes the serial console's output to, and rotates."""

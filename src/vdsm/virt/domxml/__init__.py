@@ -1,12 +1,15 @@
 """libvirt's domain XML: built from a description, checked when it comes from outside, read back into facts.
 
-VmSpec --build--> XML --+
-                        +--> prepare --> Prepared --place--> libvirt --> live XML --describe--> DomainFacts
-an Engine's XML --------+
+VmSpec --prepare_spec--+
+                       +--> Prepared --place--> libvirt --> live XML --describe--> DomainFacts
+XML ----prepare--------+                                      |
+                                                              +--medium, ticket--> XML of a changed device
 """
 
 from __future__ import annotations
 
+from vdsm.virt.domxml.construction import build, mac_of
+from vdsm.virt.domxml.description import describe
 from vdsm.virt.domxml.facts import (
     ConsoleFacts,
     DiskFacts,
@@ -16,8 +19,12 @@ from vdsm.virt.domxml.facts import (
     Owner,
     Prepared,
 )
+from vdsm.virt.domxml.preparation import place, prepare, prepare_spec
+from vdsm.virt.domxml.tree import AGENT as MARK_NAMESPACE
+from vdsm.virt.domxml.update import medium, ticket
 
 __all__ = [
+    "MARK_NAMESPACE",
     "ConsoleFacts",
     "DiskFacts",
     "DomainFacts",
@@ -25,4 +32,12 @@ __all__ = [
     "NicFacts",
     "Owner",
     "Prepared",
+    "build",
+    "describe",
+    "mac_of",
+    "medium",
+    "place",
+    "prepare",
+    "prepare_spec",
+    "ticket",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from vdsm.base.ids import VmId
@@ -134,7 +134,3 @@ class Prepared:
     xml: str
     facts: DomainFacts
     images: tuple[ImageRef, ...]
-
-    def with_xml(self, xml: str, facts: DomainFacts) -> Prepared:
-        """The same domain after its XML was changed."""
-        return replace(self, xml=xml, facts=facts)
