@@ -91,6 +91,12 @@ class Virt:
     max_memory_mib: Annotated[int, Meta(ge=1, description="The most memory that a VM may ask for, in MiB.")] = 16 << 20
     max_vcpus: Annotated[int, Meta(ge=1, description="The most virtual CPUs that a VM may ask for.")] = 710
     autostart: Annotated[bool, Meta(description="Whether VMs that are marked so start with the agent.")] = True
+    display_address: Annotated[str, Meta(description="Where displays listen that do not say it themselves.")] = (
+        "127.0.0.1"
+    )
+    report_kvm: Annotated[
+        bool, Meta(description="Claim KVM to a manager even where it does not work, as one takes no host without it.")
+    ] = False
     domain_type: Annotated[
         Literal["auto", "kvm", "qemu"], Meta(description='"auto" uses KVM where a tiny guest really boots with it.')
     ] = "auto"

@@ -32,7 +32,7 @@ _WORDS: Final = r"(?:pass(?:word|wd|phrase)?|secret|ticket|otp|token|private[_-]
 # password=x, passwd='x y', "password": "x", ticket: x, <... passwd="x">, and keys that end so (vncPassword, _ticket).
 _ASSIGNED: Final = re.compile(
     rf"""(?ix)
-    (\b[\w.-]*{_WORDS}["']?\s*[:=]\s*(?:Secret\()?)     # the key, as it is
+    ({_WORDS}["']?\s*[:=]\s*(?:Secret\()?)     # the key's end
     (?: "(?:[^"\\]|\\.)*(?:"|$) | '(?:[^'\\]|\\.)*(?:'|$) | (?:Bearer\s+)?[^\s"',;&<>)}}\]]+ )
     """
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import selectors
 import shlex
 import signal
@@ -206,7 +207,16 @@ class Child:
 
     def poll(self) -> int | None:
         """Its exit status (negative: the signal), None while it runs or once it is abandoned."""
-        return None if self._abandoned else self._popen.poll()
+        if self._abandoned or self._popen.returncode is not None:
+            return self._popen.returncode
+        # WNOWAIT leaves the zombie, and as long as that is there its pid, the group's id, is nobody else's.
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # another thread has just reaped it in stop()
+            return self._popen.poll()
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def wait(self, timeout_s: float) -> int:
         """Wait for its end.
@@ -214,32 +224,43 @@ class Child:
         Raises:
             Unfinished: it still runs after ``timeout_s`` seconds.
         """
-        if not self.ended_within(timeout_s):
-            raise Unfinished(self.command, timeout_s)
-        return self._popen.returncode
+        if self.ended_within(timeout_s) and (code := self.poll()) is not None:
+            return code
+        raise Unfinished(self.command, timeout_s)
 
     def ended_within(self, seconds: float) -> bool:
         """Wait up to ``seconds`` for its end; whether it has come."""
+        if self.poll() is not None:
+            return True
         try:
-            self._popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            watch = select.poll()
+            watch.register(descriptor, select.POLLIN)
+            return bool(watch.poll(max(0.0, seconds) * 1000))
+        finally:
+            os.close(descriptor)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to its process group, if it has not ended yet."""
-        # As long as the leader is not reaped its pid, the group's id, cannot be given to another process.
-        if not self._abandoned and self._popen.poll() is None:
-            os.killpg(self._popen.pid, number)
+        """Send a signal to its process group, also when its leader has ended already."""
+        if not self._abandoned and self._popen.returncode is None:
+            os.killpg(self.pid, number)
 
     def stop(self, grace_s: float) -> None:
-        """End it: SIGTERM and ``grace_s`` seconds, then SIGKILL for the group, then abandon it. Closes its pipes."""
+        """End it and all of its group: SIGTERM and ``grace_s`` seconds, then SIGKILL; then abandon it.
+
+        Closes its pipes. Every child must be stopped by its starter, also one that has ended: that clears it away.
+        """
         if grace_s > 0 and self.poll() is None:
             self.signal(signal.SIGTERM)
             self.ended_within(grace_s)
-        if self.poll() is None and not self._abandoned:
+        if not self._abandoned and self._popen.returncode is None:
             self.signal(signal.SIGKILL)
-            if not self.ended_within(_KILL_GRACE_S):
+            if self.ended_within(_KILL_GRACE_S):
+                self._popen.wait()
+            else:
                 self._abandon()
         for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if stream is not None:
