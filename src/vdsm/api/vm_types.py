@@ -23,7 +23,7 @@ class DiskDescription(Request, frozen=True, kw_only=True):
     format: Literal["raw", "qcow2"] = "raw"
     """The image's format; it is never guessed from the content."""
     device: Literal["disk", "cdrom", "floppy"] = "disk"
-    bus: Literal["virtio", "sata", "scsi", "fdc"] | None = None
+    bus: Literal["virtio", "sata", "scsi", "ide", "fdc"] | None = None
     """None: virtio for disks, sata for CDs, fdc for floppies."""
     readonly: bool = False
     serial: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,36}$")] | None = None

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from vdsm.api.contract import Pool, Role
 from vdsm.base import logs
 from vdsm.base.clock import monotonic_s
-from vdsm.base.errors import Busy, Denied, NoSuchVerb, Recovering, Unfinished
+from vdsm.base.errors import Busy, Denied, NoSuchVerb, Recovering, Unfinished, VdsmError
 from vdsm.base.threads import Pool as Workers
 from vdsm.bindings.peers import Caller
 
@@ -27,6 +27,19 @@ DEADLINE_S: Final = 170.0
 
 T = TypeVar("T")
 R = TypeVar("R")
+Observe = Callable[[str, str, float], None]
+OK: Final = "ok"
+
+
+def _unobserved(_verb: str, _outcome: str, _seconds: float) -> None:
+    """Nobody counts."""
+
+
+def outcome_name(outcome: object) -> str:
+    """How a request ended, for counting: "ok" or the error's stable name."""
+    if isinstance(outcome, VdsmError):
+        return outcome.name
+    return "unexpected" if isinstance(outcome, Exception) else OK
 
 
 class BoundVerb(Protocol):
@@ -108,6 +121,7 @@ class Dispatcher:
         pools: the worker pool of each class except the inline one.
         ready: whether the agent knows its VMs; until then verbs answer Recovering.
         deadline_s: how long a caller waits for a verb that runs in a pool.
+        observe: is told of each request that is done: the verb, "ok" or the error's name, and the seconds it took.
     """
 
     def __init__(
@@ -116,12 +130,14 @@ class Dispatcher:
         pools: Mapping[Pool, Workers],
         ready: Callable[[], bool],
         deadline_s: float = DEADLINE_S,
+        observe: Observe = _unobserved,
     ) -> None:
         self._entries = {
             name: _Entry(verb, None if verb.pool is Pool.INLINE else pools[verb.pool]) for name, verb in verbs.items()
         }
         self._ready = ready
         self._deadline_s = deadline_s
+        self._observe = observe
 
     def call(self, name: str, raw_params: bytes, caller: Caller, flow: str = "") -> bytes | Pending[Outcome]:
         """Run a verb with its parameters in wire form.
@@ -152,26 +168,34 @@ class Dispatcher:
     def _run(
         self, entry: _Entry, function: Callable[[T], R], argument: T, caller: Caller, flow: str
     ) -> R | Pending[Any]:
-        if not (entry.while_starting or self._ready()):
-            raise Recovering
-        if caller.role not in entry.roles:
-            raise Denied(entry.verb.name, entry.verb.role)
+        name, began_s = entry.verb.name, monotonic_s()
         flow_token = logs.flow_id.set(flow)
         caller_token = logs.caller.set(caller.name)
         try:
-            if entry.workers is None:
-                return function(argument)
-            return _Job(entry.verb, function, argument).start(entry.workers, self._deadline_s)
+            if not (entry.while_starting or self._ready()):
+                raise Recovering
+            if caller.role not in entry.roles:
+                raise Denied(name, entry.verb.role)
+            if entry.workers is not None:
+                return _Job(entry.verb, function, argument, self._observe).start(entry.workers, self._deadline_s)
+            result = function(argument)
+        except Exception as error:
+            self._observe(name, outcome_name(error), monotonic_s() - began_s)
+            raise
         finally:
             logs.caller.reset(caller_token)
             logs.flow_id.reset(flow_token)
+        self._observe(name, OK, monotonic_s() - began_s)
+        return result
 
 
 class _Job(Generic[T, R]):
     """One call of a verb in a worker; settles its pending outcome on the loop."""
 
-    def __init__(self, verb: BoundVerb, function: Callable[[T], R], argument: T) -> None:
+    def __init__(self, verb: BoundVerb, function: Callable[[T], R], argument: T, observe: Observe) -> None:
         self._pending: Pending[R | Exception] = Pending()
+        self._observe = observe
+        self._began_s = monotonic_s()
         self._verb = verb
         self._function = function
         self._argument = argument
@@ -206,11 +230,16 @@ class _Job(Generic[T, R]):
     def _settle(self, outcome: R | Exception) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._pending.settle(outcome)
+        self._finish(outcome)
+
+    def _finish(self, outcome: R | Exception) -> None:
+        if not self._pending.settled:
+            self._observe(self._verb.name, outcome_name(outcome), monotonic_s() - self._began_s)
+            self._pending.settle(outcome)
 
     def _give_up(self, future: Future[None], deadline_s: float) -> None:
         not_begun = future.cancel()
-        self._pending.settle(Busy(self._verb.pool) if not_begun else Unfinished(self._verb.name, deadline_s))
+        self._finish(Busy(self._verb.pool) if not_begun else Unfinished(self._verb.name, deadline_s))
 
 
 def _ending(outcome: object) -> str:

@@ -12,7 +12,7 @@ from vdsm.virt import domxml
 from vdsm.virt.disks import ImageRef, Images
 from vdsm.virt.domxml import Owner, Prepared
 from vdsm.virt.fleet import Fleet
-from vdsm.virt.spec import VmSpec, check
+from vdsm.virt.spec import VmSpec
 from vdsm.virt.traits import HostTraits
 from vdsm.virt.view import VmView
 
@@ -60,9 +60,8 @@ class Launcher:
 
     def _prepared(self, spec: VmSpec) -> Prepared:
         traits = self._traits()
-        check(spec, traits.limits)
         owner = Owner(instance=self._instance, origin="local", created=_now())
-        return domxml.build(spec, owner, traits)
+        return domxml.prepare_spec(spec, owner, traits)
 
     def _launch(self, prepared: Prepared) -> VmView:
         self._fleet.refuse_known(prepared.vm_id, prepared.name)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from vdsm.base.errors import BadParameter
 from vdsm.virt.spec import check_path
@@ -102,7 +102,7 @@ class Inspector(Protocol):
     def inspect_path(self, path: str, /) -> PathReport:
         """Look at a path."""
 
-    def inspect_image(self, path: str, image_format: str, /) -> ImageReport:
+    def inspect_image(self, path: str, image_format: Literal["raw", "qcow2"], /) -> ImageReport:
         """Look into an image of the format."""
 
 
@@ -133,7 +133,9 @@ class PathImages:
     def _check_content(self, ref: ImageRef, location: Location) -> None:
         if ref.format == "raw":
             return  # nothing in a raw image is interpreted, and so nothing in it can point anywhere
-        image = self._inspector.inspect_image(location.path, str(ref.format))
+        if ref.format != "qcow2":
+            raise BadParameter(ref.field, f"{ref.path} must be raw or qcow2, not {ref.format}")
+        image = self._inspector.inspect_image(location.path, "qcow2")
         if image.format != ref.format:
             raise BadParameter(ref.field, f"{ref.path} is {image.format}, not {ref.format}")
         if len(image.backing) > MAX_CHAIN:
