@@ -165,6 +165,12 @@ class Dispatcher:
         """
         return self._run(self._entries[name], function, argument, caller, flow)
 
+    def _check(self, entry: _Entry, caller: Caller) -> None:
+        if not (entry.while_starting or self._ready()):
+            raise Recovering
+        if caller.role not in entry.roles:
+            raise Denied(entry.verb.name, entry.verb.role)
+
     def _run(
         self, entry: _Entry, function: Callable[[T], R], argument: T, caller: Caller, flow: str
     ) -> R | Pending[Any]:
@@ -172,10 +178,7 @@ class Dispatcher:
         flow_token = logs.flow_id.set(flow)
         caller_token = logs.caller.set(caller.name)
         try:
-            if not (entry.while_starting or self._ready()):
-                raise Recovering
-            if caller.role not in entry.roles:
-                raise Denied(name, entry.verb.role)
+            self._check(entry, caller)
             if entry.workers is not None:
                 return _Job(entry.verb, function, argument, self._observe).start(entry.workers, self._deadline_s)
             result = function(argument)

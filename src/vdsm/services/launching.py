@@ -61,7 +61,7 @@ class Launcher:
     def _prepared(self, spec: VmSpec) -> Prepared:
         traits = self._traits()
         owner = Owner(instance=self._instance, origin="local", created=_now())
-        return domxml.prepare_spec(spec, owner, traits)
+        return domxml.build(spec, owner, traits)
 
     def _launch(self, prepared: Prepared) -> VmView:
         self._fleet.refuse_known(prepared.vm_id, prepared.name)
