@@ -35,6 +35,8 @@ _BUSES: Final[dict[DiskDevice, tuple[DiskBus, ...]]] = {
 }
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# A VM is asked for by its name or its id: a name that could be an id might be another VM's.
+_ID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _SERIAL: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_SERIAL}}}")
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _BRIDGE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # the kernel's length limit of a device name
@@ -54,7 +56,9 @@ class DiskSpec:
 
     @property
     def effective_bus(self) -> DiskBus:
-        """The bus that is used."""
+        """The bus that is used; there is only one for floppies."""
+        if self.device == "floppy":
+            return "fdc"
         return self.bus if self.bus is not None else _BUSES[self.device][0]
 
 
@@ -140,6 +144,8 @@ def check_name(name: str, field: str = "name") -> None:
         _NAME,
         "must be 1 to 64 of letters, digits, '.', '_', '-', starting with a letter or digit",
     )
+    if _ID.fullmatch(name):
+        raise BadParameter(field, "must not look like the id of a VM")
 
 
 def check_range(field: str, value: int, low: int, high: int) -> None:

@@ -14,9 +14,9 @@ class HostTraits:
     """The host, as far as domain XML depends on it.
 
     ``machines`` are all machine names and aliases that the emulator knows; empty means not known, and then none is
-    refused. ``network_filters`` are the names of libvirt's network filters. ``run_dir`` and ``log_dir`` are the
-    agent's own; each VM's console socket and log are in their sub-directory ``console``. ``display_address`` is
-    where displays listen.
+    refused. ``network_filters`` are the names of libvirt's network filters, empty likewise. ``run_dir`` and
+    ``log_dir`` are the agent's own; each VM's console socket and log are in their sub-directory ``console``.
+    ``display_address`` is where displays listen.
     """
 
     domain_type: Literal["kvm", "qemu"]

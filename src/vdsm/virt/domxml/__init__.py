@@ -1,14 +1,14 @@
 """libvirt's domain XML: built from a description, checked when it comes from outside, read back into facts.
 
-VmSpec --prepare_spec--+
-                       +--> Prepared --place--> libvirt --> live XML --describe--> DomainFacts
-XML ----prepare--------+                                      |
-                                                              +--medium, ticket--> XML of a changed device
+VmSpec --build---+
+                 +--> Prepared --place--> libvirt --> live XML --describe--> DomainFacts
+XML ----prepare--+                                       |
+                                                         +--medium, ticket--> XML of a changed device
 """
 
 from __future__ import annotations
 
-from vdsm.virt.domxml.construction import build, mac_of
+from vdsm.virt.domxml.construction import mac_of
 from vdsm.virt.domxml.description import describe
 from vdsm.virt.domxml.facts import (
     ConsoleFacts,
@@ -19,7 +19,7 @@ from vdsm.virt.domxml.facts import (
     Owner,
     Prepared,
 )
-from vdsm.virt.domxml.preparation import place, prepare, prepare_spec
+from vdsm.virt.domxml.preparation import build, place, prepare
 from vdsm.virt.domxml.tree import AGENT as MARK_NAMESPACE
 from vdsm.virt.domxml.update import medium, ticket
 
@@ -38,6 +38,5 @@ __all__ = [
     "medium",
     "place",
     "prepare",
-    "prepare_spec",
     "ticket",
 ]

@@ -188,7 +188,7 @@ def _adapt_filters(root: ET.Element, traits: HostTraits) -> None:
         wanted = reference.get("filter", "") if reference is not None else ""
         if reference is None or wanted in traits.network_filters or wanted not in _FILTERS:
             continue
-        if _FILTERS[wanted] not in traits.network_filters:
+        if traits.network_filters and _FILTERS[wanted] not in traits.network_filters:
             # Left out, the guest would be free to forge addresses, and nobody would know.
             raise BadParameter(
                 f"xml.devices.interface[{number}].filterref",

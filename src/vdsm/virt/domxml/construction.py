@@ -25,7 +25,7 @@ BALLOON_PERIOD_S: Final = 10
 _PREFIX_OF_BUS: Final = {"virtio": "vd", "sata": "sd", "scsi": "sd", "ide": "hd", "fdc": "fd"}
 
 
-def build(spec: VmSpec, traits: HostTraits) -> str:
+def domain_xml(spec: VmSpec, traits: HostTraits) -> str:
     """The domain XML of a description.
 
     Raises:

@@ -60,14 +60,14 @@ def prepare(xml: str, vm_id: VmId, owner: Owner, traits: HostTraits) -> Prepared
     )
 
 
-def prepare_spec(spec: VmSpec, owner: Owner, traits: HostTraits) -> Prepared:
-    """The same for a typed description.
+def build(spec: VmSpec, owner: Owner, traits: HostTraits) -> Prepared:
+    """Build the domain XML of a typed description, and prepare it in the same way.
 
     Raises:
         BadParameter: the description cannot be a VM on this host; names the description's field, also in the
             images that are returned.
     """
-    prepared = prepare(construction.build(spec, traits), spec.vm_id, owner, traits)
+    prepared = prepare(construction.domain_xml(spec, traits), spec.vm_id, owner, traits)
     return replace(prepared, images=construction.images(spec))
 
 
