@@ -6,13 +6,13 @@ import select
 import socket
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from vdsm.base import logs
 from vdsm.base.clock import monotonic_s
-from vdsm.base.errors import Failed, Unfinished, Unreachable
+from vdsm.base.errors import BadParameter, Failed, Unfinished, Unreachable
 from vdsm.privileged.calls import Hardware, ImageFacts, ImageFormat, KvmFacts, PathFacts
 from vdsm.privileged.frames import FrameBuffer, Reply, Request, decode_error, frame
 
@@ -70,11 +70,8 @@ class PrivilegedClient:
         for connection in idle:
             connection.close()
 
-    def _call(self, name: str, kind: type[R], **args: Any) -> R:
-        request = Request(
-            name, {key: msgspec.Raw(msgspec.json.encode(value)) for key, value in args.items()}, logs.flow_id.get()
-        )
-        data = frame(msgspec.json.encode(request))
+    def _call(self, name: str, kind: type[R], **args: str) -> R:
+        data = frame(msgspec.json.encode(Request(name, _encoded(args), logs.flow_id.get())))
         until = monotonic_s() + self._deadline_s
         reply = self._exchange(name, data, until)
         if reply.error is not None:
@@ -151,6 +148,16 @@ class PrivilegedClient:
             body = buffer.feed(received)
             if body is not None:
                 return body
+
+
+def _encoded(args: dict[str, str]) -> dict[str, msgspec.Raw]:
+    encoded = {}
+    for key, value in args.items():
+        try:
+            encoded[key] = msgspec.Raw(msgspec.json.encode(value))
+        except UnicodeEncodeError as error:
+            raise BadParameter(key, "is not UTF-8") from error
+    return encoded
 
 
 def _left(until: float) -> float:

@@ -137,4 +137,7 @@ def _error_classes(root: type[VdsmError]) -> dict[str, type[VdsmError]]:
 
 
 def _plain(value: object) -> str | int | float | None:
-    return value if isinstance(value, str | int | float) or value is None else str(value)
+    if isinstance(value, int | float) or value is None:
+        return value
+    # JSON takes no half characters, which stand for bytes of names that are not UTF-8.
+    return str(value).encode("utf-8", "backslashreplace").decode()

@@ -232,6 +232,10 @@ class Server:
             if len(reply.result) > self._settings.frame_bytes:
                 reply = Reply(error=encode_error(Failed("supervdsm", "the answer is too long")))
             connection.send(reply)
+        except Exception:
+            # Nobody waits for this worker's future; the client must not wait for an answer that cannot be made.
+            connection.failed = True
+            log.exception("no answer")
         finally:
             self._finished.put(connection)
             os.eventfd_write(self._wake, 1)

@@ -6,7 +6,6 @@ start ten times faster than a Python of our own.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -52,7 +51,11 @@ def check(path: str, field: str = "path") -> None:
     """
     if not path.startswith("/"):
         raise BadParameter(field, f"must be an absolute path, is {path!r:.80}")
-    if "\0" in path or len(path.encode("utf-8", "surrogatepass")) > _MAX_PATH:
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError as error:
+        raise BadParameter(field, "is not UTF-8") from error
+    if "\0" in path or length > _MAX_PATH:
         raise BadParameter(field, "is no path: it holds a NUL or is too long")
 
 
@@ -66,7 +69,11 @@ def inspect(path: str, *, timeout_s: float) -> Found:
     check(path)
     until = monotonic_s() + timeout_s
     # -z: a name may hold line ends. -m: as far as it leads.
-    real = os.fsdecode(_ask(["realpath", "-mz", "--", path], timeout_s)).removesuffix("\0")
+    target = _ask(["realpath", "-mz", "--", path], timeout_s).removesuffix(b"\0")
+    try:
+        real = target.decode()
+    except UnicodeDecodeError as error:
+        raise BadParameter("path", f"{path} leads to a name that is not UTF-8") from error
     # -writable is access(2): it knows read-only mounts, devices and immutable files, for root as well.
     argv = ["find", real, "-maxdepth", "0", "-printf", "%y %s %b ", "-writable", "-printf", "w"]
     try:

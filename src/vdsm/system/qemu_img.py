@@ -164,7 +164,10 @@ def _extensions(header: bytes, position: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise _damaged("a name in it is not UTF-8") from error
 
 
 def _damaged(reason: str) -> BadParameter:
