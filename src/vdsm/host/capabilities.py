@@ -23,6 +23,7 @@ from vdsm.host.kernel import SystemFacts
 from vdsm.host.networks import Bonding, Bridge, LinkSource, NetworkFacts, Nic, Vlan
 from vdsm.host.numa import NumaNode
 from vdsm.host.packages import PROTOCOL_VERSION, Package, PackageSource
+from vdsm.system import packagedb
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,6 @@ class Settings:
     """Machine names that the agent maps to one of QEMU's, and to which; reported where QEMU has the target."""
     interval_s: float = 10.0
     """Between two readings of the host."""
-    guests_interval_s: float = 300.0
-    """Between two questions to libvirt, which are slow when its cache is cold."""
     retry_s: float = 1.0
     """After a reading that failed while there are no capabilities yet."""
 
@@ -149,11 +148,13 @@ class Collector:
         self._settings = settings
         self._packages = PackageSource()
         self._guests: GuestSupport | None = None
-        self._guests_taken_s = 0.0
+        self._guests_stamp: tuple[int, ...] = ()
         self._guests_late = False
 
     def collect(self, *, everything: bool) -> Capabilities:
-        """All facts of this moment; libvirt is asked when ``everything`` is wanted or its facts are old.
+        """All facts of this moment.
+
+        libvirt is asked the first time, when ``everything`` is wanted, and when packages came or went.
 
         Raises:
             VdsmError: a part without which there are no capabilities has never been read and failed now.
@@ -183,9 +184,11 @@ class Collector:
         )
 
     def _guest_support(self, *, everything: bool) -> GuestSupport:
+        # Not asked by the clock: libvirt needs seconds where it distrusts its cache of what QEMU can do (as where
+        # its QEMU user may not open /dev/kvm but root may), and only other packages or another libvirt change this.
         last = self._guests
-        fresh = monotonic_s() - self._guests_taken_s < self._settings.guests_interval_s
-        if last is not None and fresh and not everything:
+        stamp = packagedb.stamp()
+        if last is not None and stamp == self._guests_stamp and not everything:
             return last
         try:
             self._guests = hypervisor.gather(self._hypervisor)
@@ -198,7 +201,7 @@ class Collector:
             self._guests_late = True
             return last
         self._guests_late = False
-        self._guests_taken_s = monotonic_s()
+        self._guests_stamp = stamp
         return self._guests
 
 
@@ -259,7 +262,11 @@ class CapabilitiesSource:
             return self._outcome(timeout_s)
 
     def request_refresh(self) -> int:
-        """Have everything read anew, libvirt included; returns at once with the request's number."""
+        """Have everything read anew, libvirt included (do this when it was restarted).
+
+        Returns:
+            At once, with the number of the request.
+        """
         with self._turn:
             self._asked += 1
             self._turn.notify_all()
