@@ -50,4 +50,4 @@ clean-host: | $(PYTHON) ## take back what make run set up on this machine (packa
 # A fresh Debian may have no Python at all.
 $(PYTHON):
 	@echo "Installing python3 ..."
-	apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3 >/dev/null
+	@apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends python3 >/dev/null

@@ -221,10 +221,10 @@ def _is_good(cert: Path, key: Path, names: list[str]) -> bool:
         return True
     text = run(["openssl", "x509", "-in", cert, "-noout", "-ext", "subjectAltName"])
     covered = {word.partition(":")[2].lower() for word in text.replace(",", " ").split() if ":" in word}
-    return {_as_openssl_prints(name) for name in names} <= covered
+    return {as_openssl_prints(name) for name in names} <= covered
 
 
-def _as_openssl_prints(name: str) -> str:
+def as_openssl_prints(name: str) -> str:
     """Openssl prints "Address:0:0:0:0:0:0:0:1" for ::1; names as they are."""
     if not _is_address(name) or ":" not in name:
         return name.lower()

@@ -87,7 +87,7 @@ class Virt:
     ] = 3.0
     disk_dirs: Annotated[
         tuple[str, ...], Meta(description="Directories where disks given by path may lie, backing files included.")
-    ] = ("/var/lib/vdsm/images",)
+    ] = ("/var/lib/vdsm/images", "/var/lib/vdsm/guest")
     max_memory_mib: Annotated[int, Meta(ge=1, description="The most memory that a VM may ask for, in MiB.")] = 16 << 20
     max_vcpus: Annotated[int, Meta(ge=1, description="The most virtual CPUs that a VM may ask for.")] = 710
     autostart: Annotated[bool, Meta(description="Whether VMs that are marked so start with the agent.")] = True

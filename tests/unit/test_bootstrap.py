@@ -1,0 +1,144 @@
+"""The bootstrap's pure parts: package database, manifest, os-release, ports, state, signals."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from vds_bootstrap import machine, packages, pki, ports, processes, teardown
+from vds_bootstrap.manifest import Made, Manifest, UnknownManifest
+from vds_bootstrap.processes import Process
+from vds_bootstrap.progress import Progress
+from vds_bootstrap.signals import Signals, Stopped
+
+STATUS = """\
+Package: busybox-static
+Status: install ok installed
+Priority: optional
+
+Package: openssl
+Status: deinstall ok config-files
+
+Package: qemu-utils
+Status: hold ok installed
+"""
+
+
+def test_missing_packages_are_those_not_installed_now(tmp_path: Path) -> None:
+    status = tmp_path / "status"
+    status.write_text(STATUS)
+    wanted = ["qemu-utils", "openssl", "busybox-static", "python3-venv"]
+    assert packages.missing(wanted, status) == ["openssl", "python3-venv"]
+    assert packages.missing(["a"], tmp_path / "absent") == ["a"]
+
+
+def test_manifest_keeps_order_and_names_each_thing_once(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "manifest.json"
+    manifest = Manifest(path)
+    manifest.add("directory", tmp_path / "x")
+    manifest.add("user", "vdsm")
+    manifest.add("directory", tmp_path / "x")
+    assert Manifest(path).made() == [Made("directory", str(tmp_path / "x")), Made("user", "vdsm")]
+    Manifest(path).remove(Made("user", "vdsm"))
+    assert Manifest(path).made() == [Made("directory", str(tmp_path / "x"))]
+
+
+@pytest.mark.parametrize("text", ["{", '{"version": 99, "made": []}', '{"made": []}', "[]"])
+def test_manifest_that_is_not_understood_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text(text)
+    with pytest.raises(UnknownManifest, match=r"manifest\.json"):
+        Manifest(path)
+
+
+def test_os_release_is_read_with_and_without_quotes() -> None:
+    facts = machine.os_release('# x\nID=debian\nVERSION_ID="12"\nNAME=\'A "b"\'\n\n')
+    assert facts == {"ID": "debian", "VERSION_ID": "12", "NAME": 'A "b'}
+
+
+def test_holder_of_a_port_is_found() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        assert ports.holder(port) is None
+        listening.listen()
+        assert f"(pid {os.getpid()})" in (ports.holder(port) or "")
+
+
+def test_state_survives_the_way_to_the_janitor() -> None:
+    state = teardown.State("/s", ["id"], [Process("vdsmd", 1, 2)], [Process("libvirtd", 3, 4)], ["u"], ["/f"])
+    assert teardown.State.loads(state.dumps()) == state
+
+
+def test_a_pid_with_another_start_time_is_another_process() -> None:
+    me = Process.of("me", os.getpid())
+    assert me.is_alive()
+    other = Process("me", os.getpid(), me.start_time + 1)
+    assert not other.is_alive()
+    assert other.stop(patience_s=0.0)  # and nothing was sent: we are still here
+
+
+def test_signal_waits_for_the_end_of_a_deferred_part() -> None:
+    signals = Signals()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signals.install()
+    reached = []
+
+    def work() -> None:
+        with signals.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("the end")
+
+    try:
+        with pytest.raises(Stopped):
+            work()
+        assert reached == ["the end"]
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+        signals.finish()
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_step_says_how_it_ended() -> None:
+    out = io.StringIO()
+    progress = Progress(out)
+    with progress.step("First") as outcome:
+        outcome.say("all there")
+    with pytest.raises(ValueError, match="x"), progress.step("Second"):
+        raise ValueError("x")
+    lines = out.getvalue().splitlines()
+    assert lines[0].endswith("First: all there")
+    assert lines[1].endswith("Second: failed")
+
+
+def test_reachable_means_every_directory_above(tmp_path: Path) -> None:
+    from vds_bootstrap.host import is_reachable
+
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    assert is_reachable(Path("/usr/bin"))
+    (tmp_path / "a").chmod(0o700)
+    assert not is_reachable(inner)
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [("::1", "0:0:0:0:0:0:0:1"), ("2001:db8::a", "2001:db8:0:0:0:0:0:a"), ("10.0.0.1", "10.0.0.1"), ("Host", "host")],
+)
+def test_names_are_compared_as_openssl_prints_them(name: str, printed: str) -> None:
+    assert pki.as_openssl_prints(name) == printed
+
+
+def test_tail_of_a_log_is_indented(tmp_path: Path) -> None:
+    log = tmp_path / "x.out"
+    log.write_text("".join(f"{number}\n" for number in range(30)))
+    assert processes.tail(log, lines=2) == "    28\n    29"
+    assert processes.tail(tmp_path / "absent") == ""
