@@ -62,21 +62,18 @@ class HttpServer:
             self._second = now.second
             self.state.default_headers = [(b"date", format_datetime(now, usegmt=True).encode())]
 
-    def session(self, caller: Caller | None, raw: asyncio.Transport, lost: Callable[[], None]) -> HttpSession:
+    def session(self, caller: Caller | None, lost: Callable[[], None]) -> HttpSession:
         """The protocol of one connection."""
-        return HttpSession(self, caller, raw, lost)
+        return HttpSession(self, caller, lost)
 
 
 class HttpSession(H11Protocol):
     """One client's HTTP connection."""
 
-    def __init__(
-        self, server: HttpServer, caller: Caller | None, raw: asyncio.Transport, lost: Callable[[], None]
-    ) -> None:
-        state = {"caller": caller, "abort": raw.abort}
+    def __init__(self, server: HttpServer, caller: Caller | None, lost: Callable[[], None]) -> None:
+        state = {"caller": caller, "abort": self._abort}
         super().__init__(server.config, server.state, state, asyncio.get_running_loop())
         self._http_server = server
-        self._raw = raw
         self._lost = lost
         self._head_timer: asyncio.TimerHandle | None = None
         self._check_timer: asyncio.TimerHandle | None = None
@@ -115,16 +112,19 @@ class HttpSession(H11Protocol):
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self._http_server.head_s, self._too_slow)
 
+    def _abort(self) -> None:
+        self.transport.abort()
+
     def _too_slow(self) -> None:
         self._head_timer = None
         if self.conn.their_state is h11.IDLE:
-            self._raw.abort()
+            self._abort()
 
     def _check(self) -> None:
         """Cut off a reader who has not taken anything since the last check."""
-        left = self._raw.get_write_buffer_size() + self.transport.get_write_buffer_size()
+        left = self.transport.get_write_buffer_size()
         if self.flow.write_paused and left >= self._left > 0:
-            self._raw.abort()
+            self._abort()
             return
         self._left = left if self.flow.write_paused else 0
         self._check_timer = self.loop.call_later(self._http_server.stall_s, self._check)

@@ -30,9 +30,9 @@ from vdsm.bindings.peers import Caller
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 128
-_SHUTDOWN_S: Final = 5.0
-# Detection wants the longest word of STOMP; a client may send far more at once.
-_MAX_FIRST: Final = 1 << 20
+# A slow reader of a long HTTP answer gets this long after the connection was closed on our side.
+_SHUTDOWN_S: Final = 30.0
+_ACCEPT_PAUSE_S: Final = 0.1
 _METHODS: Final = (b"GET ", b"PUT ", b"POST ", b"DELETE ", b"HEAD ", b"PATCH ", b"OPTIONS ")
 # A peer that has vanished is noticed after about two minutes: idle, interval, count.
 _KEEPALIVE: Final = (60, 15, 4)
@@ -56,14 +56,14 @@ class Session(Protocol):
 class StompFactory(Protocol):
     """Makes a STOMP session."""
 
-    def __call__(self, caller: Caller, raw: asyncio.Transport, lost: Callable[[], None]) -> Session:
+    def __call__(self, caller: Caller, lost: Callable[[], None]) -> Session:
         """A session of one client."""
 
 
 class HttpFactory(Protocol):
     """Makes an HTTP session."""
 
-    def __call__(self, caller: Caller | None, raw: asyncio.Transport, lost: Callable[[], None]) -> Session:
+    def __call__(self, caller: Caller | None, lost: Callable[[], None]) -> Session:
         """A session of one client, whom the connection may not have named."""
 
 
@@ -116,33 +116,31 @@ class Listener:
         self._http_session = http_session
         self._context: ssl.SSLContext | None = None
         self._group: int | None = None
-        self._servers: list[asyncio.AbstractServer] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._opening: set[asyncio.Task[None]] = set()
         self._connections: set[_Connection] = set()
         self._refused = 0
         self.port = 0
         """The TCP port that was really taken; 0 when there is none."""
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Open the doors.
 
         Raises:
             Failed: an address cannot be had, or the TLS files cannot be used.
         """
-        loop = asyncio.get_running_loop()
         if self._doors.address:
             if self._doors.tls is not None:
                 self._context = tls.server_context(self._doors.tls)
             listening = _tcp_socket(self._doors.address, self._doors.port)
             self.port = listening.getsockname()[1]
-            server = await loop.create_server(self._tcp_arrival, sock=listening, backlog=_BACKLOG)
-            self._servers.append(server)
+            self._accept(listening, local=False)
             log.info(
                 "listening on %s port %d%s", self._doors.address, self.port, "" if self._context else " without TLS"
             )
         if self._doors.unix_path is not None:
             self._group = peers.group_id(self._doors.unix_group)
-            local = _unix_socket(self._doors.unix_path, self._group)
-            self._servers.append(await loop.create_unix_server(self._unix_arrival, sock=local, backlog=_BACKLOG))
+            self._accept(_unix_socket(self._doors.unix_path, self._group), local=True)
             log.info("listening on %s", self._doors.unix_path)
 
     def reload_tls(self) -> None:
@@ -157,9 +155,10 @@ class Listener:
 
     async def stop(self, deadline_s: float) -> None:
         """Close the doors, let the connections send what they have, and after ``deadline_s`` seconds cut them off."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        self._accepting.clear()
         if self._doors.unix_path is not None:
             self._doors.unix_path.unlink(missing_ok=True)
         for connection in list(self._connections):
@@ -175,106 +174,124 @@ class Listener:
         """How many connections there are of each kind: "new", "stomp", "http"; and "refused" ones so far."""
         return {**Counter(connection.kind for connection in self._connections), "refused": self._refused}
 
-    def _tcp_arrival(self) -> asyncio.Protocol:
-        return _Connection(self, local=False)
+    def _accept(self, listening: socket.socket, *, local: bool) -> None:
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._accepting.append(asyncio.get_running_loop().create_task(self._accept_all(listening, local=local)))
 
-    def _unix_arrival(self) -> asyncio.Protocol:
-        return _Connection(self, local=True)
+    async def _accept_all(self, listening: socket.socket, *, local: bool) -> None:
+        loop = asyncio.get_running_loop()
+        with listening:
+            while True:
+                try:
+                    accepted, _ = await loop.sock_accept(listening)
+                except OSError as error:
+                    # A client that went already, or no file descriptors left: what is open will end some time.
+                    log.warning("accepting a connection: %s", error)
+                    await asyncio.sleep(_ACCEPT_PAUSE_S)
+                    continue
+                if self._has_room(local=local):
+                    task = loop.create_task(self._open(accepted, local=local))
+                    self._opening.add(task)
+                    task.add_done_callback(self._opening.discard)
+                else:
+                    self._refused += 1
+                    log.warning("refused a connection: %d are open", len(self._connections))
+                    accepted.close()
 
-    # For connections only.
-
-    def admit(self, connection: _Connection) -> bool:
-        """Whether there is room for one more."""
+    def _has_room(self, *, local: bool) -> bool:
         room = self._doors.connections
-        if not connection.local:
-            room -= min(_RESERVED, room // 4)
-        if len(self._connections) >= room:
-            self._refused += 1
-            log.warning("refused a connection: %d are open", len(self._connections))
-            return False
+        return len(self._connections) < (room if local else room - min(_RESERVED, room // 4))
+
+    async def _open(self, accepted: socket.socket, *, local: bool) -> None:
+        """Find out who it is, with TLS where it is wanted."""
+        context = None if local else self._context
+        connection = _Connection(self._sessions, self._doors.handshake_s, self._connections.discard)
         self._connections.add(connection)
-        return True
+        try:
+            if local:
+                connection.caller = peers.unix_caller(peers.credentials(accepted), self._group)
+            else:
+                connection.address = _tune(accepted)
+                connection.caller = None if context else peers.plain_caller(connection.address)
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=self._doors.handshake_s if context else None,
+                ssl_shutdown_timeout=_SHUTDOWN_S if context else None,
+            )
+        except (Denied, OSError) as error:
+            log.info("refused a connection of %s: %s", connection.address, error)
+            accepted.close()
+            self._connections.discard(connection)
+        else:
+            # A client may go during the handshake; then the connection was never made, nor will it be lost.
+            if transport.is_closing() and connection.kind == "new":
+                self._connections.discard(connection)
 
-    def forget(self, connection: _Connection) -> None:
-        """The connection has ended."""
-        self._connections.discard(connection)
-
-    def tls_context(self) -> ssl.SSLContext | None:
-        """The context for a connection that begins now; None on a port without TLS."""
-        return self._context
-
-    def local_caller(self, connection: socket.socket) -> Caller:
-        """Who connected to the unix socket.
-
-        Raises:
-            Denied: neither root nor of the group.
-            OSError: it has gone already.
-        """
-        return peers.unix_caller(peers.credentials(connection), self._group)
-
-    @property
-    def handshake_s(self) -> float:
-        """Seconds for TLS, and again for the first bytes."""
-        return self._doors.handshake_s
-
-    def session(self, kind: str, caller: Caller | None, raw: asyncio.Transport, lost: Callable[[], None]) -> Session:
-        """Make what a connection becomes."""
+    def _sessions(self, kind: str, caller: Caller | None, lost: Callable[[], None]) -> Session:
         if kind == "stomp" and caller is not None:
-            return self._stomp_session(caller, raw, lost)
-        return self._http_session(caller, raw, lost)
+            return self._stomp_session(caller, lost)
+        return self._http_session(caller, lost)
 
 
 class _Connection(asyncio.Protocol):
-    """A connection until it is known what it is; then it only counts it."""
+    """A connection until it is known what it is; then it only counts it.
 
-    def __init__(self, listener: Listener, *, local: bool) -> None:
-        self.local = local
+    Args:
+        sessions: makes what the connection becomes, of a kind and a caller.
+        handshake_s: seconds for the first bytes.
+        forget: called when the connection has ended.
+    """
+
+    def __init__(
+        self,
+        sessions: Callable[[str, Caller | None, Callable[[], None]], Session],
+        handshake_s: float,
+        forget: Callable[[_Connection], None],
+    ) -> None:
         self.kind = "new"
-        self._listener = listener
-        self._raw: asyncio.Transport | None = None
+        self.address = "unix"
+        self.caller: Caller | None = None
+        self._sessions = sessions
+        self._handshake_s = handshake_s
+        self._forget_it = forget
         self._transport: asyncio.Transport | None = None
-        self._task: asyncio.Task[None] | None = None
         self._session: Session | None = None
-        self._caller: Caller | None = None
         self._first = b""
-        self._address = "unix"
         self._timer: asyncio.TimerHandle | None = None
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Find out who it is."""
-        self._raw = raw = cast("asyncio.Transport", transport)
-        if not self._listener.admit(self):
-            raw.abort()
-            return
-        connection = raw.get_extra_info("socket")
-        try:
-            if self.local:
-                self._open(raw, self._listener.local_caller(connection))
-                return
-            self._address = _tune(connection)
-        except (Denied, OSError) as error:
-            log.warning("refused a connection: %s", error)
-            self.abort()
-            return
-        context = self._listener.tls_context()
-        if context is None:
-            self._open(raw, peers.plain_caller(self._address))
-        else:
-            raw.pause_reading()
-            self._task = asyncio.get_running_loop().create_task(self._secure(raw, context))
+        """Wait for the first bytes."""
+        self._transport = cast("asyncio.Transport", transport)
+        if self.caller is None:
+            self.caller = peers.certificate_caller(transport.get_extra_info("peercert"))
+        self._timer = asyncio.get_running_loop().call_later(self._handshake_s, self._silent)
 
     def data_received(self, data: bytes) -> None:
         """Collect the first bytes."""
         self._first += data
-        if len(self._first) > _MAX_FIRST:
-            self.abort()
-        elif self._transport is not None:
-            self._detect(self._transport)
+        kind = detect(self._first)
+        if kind is None or self._transport is None:
+            return
+        self._stop_timer()
+        if kind == "other" or (kind == "stomp" and self.caller is None):
+            reason = "neither STOMP nor HTTP" if kind == "other" else "STOMP without a client certificate"
+            log.info("closed a connection of %s: %s", self.address, reason)
+            self._transport.close()
+            return
+        self.kind = kind
+        self._session = session = self._sessions(kind, self.caller, self._forget)
+        self._transport.set_protocol(cast("asyncio.BaseProtocol", session))
+        session.connection_made(self._transport)
+        session.data_received(self._first)
+        self._first = b""
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """The client went before it said anything."""
+        """The client went before it was known what it wants."""
         self._forget()
 
     # What the listener calls.
@@ -288,58 +305,12 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End at once."""
-        self._forget()
-        if self._raw is not None:
-            self._raw.abort()
-
-    async def _secure(self, raw: asyncio.Transport, context: ssl.SSLContext) -> None:
-        try:
-            transport = await asyncio.get_running_loop().start_tls(
-                raw,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=self._listener.handshake_s,
-                ssl_shutdown_timeout=_SHUTDOWN_S,
-            )
-        except (OSError, ssl.SSLError, asyncio.CancelledError) as error:
-            log.info("TLS handshake with %s failed: %s", self._address, error)
-            self.abort()
-            return
-        if transport is None or transport.is_closing():
-            self.abort()
-            return
-        self._open(transport, peers.certificate_caller(transport.get_extra_info("peercert")))
-
-    def _open(self, transport: asyncio.Transport, caller: Caller | None) -> None:
-        self._transport = transport
-        self._caller = caller
-        self._timer = asyncio.get_running_loop().call_later(self._listener.handshake_s, self._silent)
-        if self._first:
-            self._detect(transport)
+        if self._transport is not None:
+            self._transport.abort()
 
     def _silent(self) -> None:
-        log.info("%s did not say what it wants", self._address)
+        log.info("%s did not say what it wants", self.address)
         self.abort()
-
-    def _detect(self, transport: asyncio.Transport) -> None:
-        kind = detect(self._first)
-        if kind is None:
-            return
-        if kind == "other" or (kind == "stomp" and self._caller is None):
-            reason = "neither STOMP nor HTTP" if kind == "other" else "STOMP without a client certificate"
-            log.info("closed a connection of %s: %s", self._address, reason)
-            self._forget()
-            transport.close()
-            return
-        assert self._raw is not None  # noqa: S101 - it was made long before the first byte
-        self._stop_timer()
-        self.kind = kind
-        self._session = session = self._listener.session(kind, self._caller, self._raw, self._forget)
-        first, self._first = self._first, b""
-        transport.set_protocol(cast("asyncio.BaseProtocol", session))
-        session.connection_made(transport)
-        session.data_received(first)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -348,7 +319,7 @@ class _Connection(asyncio.Protocol):
 
     def _forget(self) -> None:
         self._stop_timer()
-        self._listener.forget(self)
+        self._forget_it(self)
 
 
 def _tune(connection: socket.socket) -> str:

@@ -3,7 +3,7 @@
 The Engine's client library reads one TLS record each time its selector wakes up, and then sleeps up to a second: two
 frames that arrive together cost that second. Hence, all measured:
 
-- each frame goes out in one write, so that it is one run of full TLS records;
+- each frame goes out in one write, or in long runs of full TLS records while the client takes them;
 - two frames are at least `GAP_S` apart, except an answer to a client that was surely waiting for it: its request
   came after our last frame went out, nothing else of that client is being worked on, and nothing is queued;
 - such a client may still be several threads that share a connection. For each frame that followed another closely,
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from vdsm.base.clock import monotonic_s
+from vdsm.bindings.stomp import TLS_RECORD
 
 GAP_S: Final = 0.005
 # The LF comes a little later than a frame would, so that it never delays one.
@@ -28,6 +29,7 @@ WAKE_S: Final = 0.006
 # More frames than this are not stuck in a client: it has as many threads waiting.
 MAX_WAKES: Final = 8
 LF: Final = b"\n"
+RUN: Final = 16 * TLS_RECORD
 # Timers have a resolution of a millisecond, and their clock may lag behind.
 _TICK_S: Final = 0.001
 
@@ -35,11 +37,8 @@ _TICK_S: Final = 0.001
 class Sink(Protocol):
     """What is needed of a transport."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send, or buffer."""
-
-    def get_write_buffer_size(self) -> int:
-        """How many bytes the kernel has not taken yet."""
 
 
 class Timers(Protocol):
@@ -70,9 +69,7 @@ class Outbox:
     """The frames to one client.
 
     Args:
-        sink: where frames are written, each in one call.
-        raw: the transport next to the kernel, whose buffer tells what the client has not taken; ``sink`` itself
-            where there is no TLS.
+        sink: where frames are written.
         timers: the event loop.
         limits: what may wait.
         cut_off: called with a reason when the client is too slow.
@@ -82,7 +79,6 @@ class Outbox:
     def __init__(
         self,
         sink: Sink,
-        raw: Sink,
         timers: Timers,
         limits: OutputLimits,
         *,
@@ -94,7 +90,6 @@ class Outbox:
         self.last_s = clock() - 1.0
         """When the last write was, in monotonic seconds."""
         self._sink = sink
-        self._raw = raw
         self._timers = timers
         self._limits = limits
         self._cut_off = cut_off
@@ -106,14 +101,15 @@ class Outbox:
         self._writable = True
         self._when_empty: Callable[[], None] | None = None
         self._when_relaxed: Callable[[], None] | None = None
-        self._written_bytes = 0
-        self._taken_bytes = -1
+        # What is left of a frame that the transport did not take at once.
+        self._rest = memoryview(b"")
         self._moved_s = clock()
 
     @property
     def busy(self) -> bool:
         """Whether so much is waiting that the client's next requests should wait, too."""
-        return len(self._queue) > self._limits.busy_frames or self._queued_bytes > self._limits.busy_bytes
+        waiting_bytes = self._queued_bytes + len(self._rest)
+        return len(self._queue) > self._limits.busy_frames or waiting_bytes > self._limits.busy_bytes
 
     def send(self, frame: bytes, *, awaited: bool = False) -> None:
         """Send a frame by the rules.
@@ -141,7 +137,7 @@ class Outbox:
 
     def finish(self, when_empty: Callable[[], None]) -> None:
         """Call ``when_empty`` once all that is queued has been written."""
-        if self._queue:
+        if self._queue or self._rest:
             self._when_empty = when_empty
         else:
             when_empty()
@@ -157,23 +153,22 @@ class Outbox:
     def resume(self) -> None:
         """The transport takes more."""
         self._writable = True
-        if self._queue or self._wakes:
-            self._arm(0.0)
+        self.last_s = self._moved_s = self._clock()
+        self._write_rest()
+        self._tell()
+        if self._writable and (self._queue or self._wakes):
+            self._arm(GAP_S)
 
     def check(self) -> None:
         """Cut the client off if it has not taken anything for too long; to be called now and then."""
-        now = self._clock()
-        left = self._raw.get_write_buffer_size()
-        taken = self._written_bytes - left
-        if not left or taken > self._taken_bytes:
-            self._taken_bytes = taken
-            self._moved_s = now
-        elif now - self._moved_s >= self._limits.stall_s:
-            self._cut_off(f"the client has not read for {now - self._moved_s:.0f} s")
+        stalled_s = self._clock() - self._moved_s
+        if not self._writable and stalled_s >= self._limits.stall_s:
+            self._cut_off(f"the client has not read for {stalled_s:.0f} s")
 
     def close(self) -> None:
         """Forget everything."""
         self._queue.clear()
+        self._rest = memoryview(b"")
         self._queued_bytes = 0
         self._wakes = 0
         self._writable = False
@@ -187,10 +182,19 @@ class Outbox:
             self._wakes += 1
             if self._timer is None:
                 self._arm(WAKE_S)
-        self.last_s = now
+        self.last_s = self._moved_s = now
         self.sent += 1
-        self._written_bytes += len(data)
-        self._sink.write(data)
+        if len(data) <= RUN:
+            self._sink.write(data)
+        else:
+            self._rest = memoryview(data)
+            self._write_rest()
+
+    def _write_rest(self) -> None:
+        """Write a long frame in runs, so that the transport never holds much that the client has not taken."""
+        while self._writable and self._rest:
+            run, self._rest = self._rest[:RUN], self._rest[RUN:]
+            self._sink.write(run)
 
     def _arm(self, delay_s: float) -> None:
         if self._timer is None:
@@ -219,9 +223,13 @@ class Outbox:
         frame = self._queue.popleft()
         self._queued_bytes -= len(frame)
         self._write(frame, now)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Call those who wait for less to be queued."""
         if self._when_relaxed is not None and not self.busy:
             when_relaxed, self._when_relaxed = self._when_relaxed, None
             when_relaxed()
-        if self._when_empty is not None and not self._queue:
+        if self._when_empty is not None and not self._queue and not self._rest:
             when_empty, self._when_empty = self._when_empty, None
             when_empty()

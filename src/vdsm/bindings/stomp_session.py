@@ -31,7 +31,8 @@ VERSION: Final = "1.2"
 FLOW_HEADER: Final = "ovirtCorrelationId"
 _MAX_HEADS: Final = 32
 _MAX_FLOW: Final = 80
-# A client's buffer may hold one frame that the kernel has not taken; the rest waits in the outbox.
+# What the kernel has not taken waits in the outbox, not in the transport: with TLS, one byte there means stop, as
+# there is the buffer of the transport beneath as well.
 _HIGH_WATER: Final = 1
 # No request arrived this many frames ago: a count that never matches.
 _LONG_AGO: Final = -1
@@ -82,7 +83,6 @@ class StompSession(asyncio.Protocol):
         broker: knows who subscribed to what.
         caller: who the client is.
         limits: what it may do.
-        raw: the transport next to the kernel.
         lost: called once when the connection has ended.
     """
 
@@ -93,14 +93,12 @@ class StompSession(asyncio.Protocol):
         broker: Broker,
         caller: Caller,
         limits: StompLimits,
-        raw: asyncio.Transport,
         lost: Callable[[], None],
     ) -> None:
         self._rpc = rpc
         self._broker = broker
         self._caller = caller
         self._limits = limits
-        self._raw = raw
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -129,8 +127,9 @@ class StompSession(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=_HIGH_WATER, low=0)
-        self._outbox = Outbox(self._transport, self._raw, self._loop, self._limits.output, cut_off=self._cut_off)
+        if transport.get_extra_info("sslcontext"):
+            self._transport.set_write_buffer_limits(high=_HIGH_WATER, low=0)
+        self._outbox = Outbox(self._transport, self._loop, self._limits.output, cut_off=self._cut_off)
         self._check()
 
     def data_received(self, data: bytes) -> None:
@@ -360,13 +359,14 @@ class StompSession(asyncio.Protocol):
     def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
-            self._loop.call_later(_CLOSE_S, self._raw.abort)
+            self._loop.call_later(_CLOSE_S, self._transport.abort)
 
     def _cut_off(self, reason: str) -> None:
         log.warning("STOMP client %s is cut off: %s", self._caller, reason)
         self._ending = True
         self._outbox.close()
-        self._raw.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
 
 def heart_beats(text: str) -> tuple[int, int]:
