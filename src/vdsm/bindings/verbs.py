@@ -56,13 +56,13 @@ class Side:
             raise BadParameter("params", f"is not JSON: {error}") from error
 
     def convert(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The verb's arguments out of decoded values, texts of a path or query among them.
+        """The verb's arguments out of decoded values.
 
         Raises:
             BadParameter: names the field that is wrong.
         """
         try:
-            return self._arguments(msgspec.convert(values, self.params_type, strict=False))
+            return self._arguments(msgspec.convert(values, self.params_type))
         except msgspec.ValidationError as error:
             raise bad_parameter(error) from error
 
