@@ -41,13 +41,13 @@ from vdsm.bindings.stomp_session import StompLimits, StompSession
 from vdsm.bindings.tls import TlsFiles
 from vdsm.bindings.verbs import bind
 from vdsm.host.capabilities import CapabilitiesSource, Collector, Settings
+from vdsm.host.hardware import HardwareSource
 from vdsm.host.hypervisor import HypervisorFacts
 from vdsm.host.networks import KernelLinks
 from vdsm.host.sampler import StatisticsSampler
 from vdsm.privileged.client import PrivilegedClient
 from vdsm.services.acceleration import Acceleration
 from vdsm.services.definitions import DefinitionService
-from vdsm.services.hardware import HardwareSource
 from vdsm.services.host_traits import MACHINE_ALIASES, TraitsSource
 from vdsm.services.hosts import HostService
 from vdsm.services.launching import Launcher
@@ -128,7 +128,7 @@ class House:
         self._notifications = Notifications(hub.publish)
         instance = _instance(state_dir)
         self.fleet = Fleet(self.hypervisor, state_dir, instance, config.virt, self._notifications.vm_changed)
-        self._hardware = HardwareSource(self._privileged)
+        self._hardware = HardwareSource(self._privileged.hardware)
         self.answers = StatsAnswers()
         self.statistics = StatisticsSampler(directories=(config.paths.log_dir, config.paths.state_dir, "/tmp"))  # noqa: S108 - its free space
         self._wire_host(state_dir, instance)
@@ -188,7 +188,6 @@ class House:
         self.capabilities.stop()
         self.statistics.stop()
         self.fleet.stop()
-        self._store.close()
         self._privileged.close()
 
 

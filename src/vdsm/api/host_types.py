@@ -63,6 +63,7 @@ class Nic(Addresses, frozen=True, kw_only=True):
 
     hwaddr: str
     permhwaddr: str | None = None
+    ad_aggregator_id: Annotated[str | None, Wire("ad_aggregator_id")] = None
     speed: int
 
 

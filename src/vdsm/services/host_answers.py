@@ -12,6 +12,7 @@ from vdsm.host.networks import IpFacts
 from vdsm.host.numa import NumaNode
 from vdsm.host.packages import Package
 from vdsm.host.statistics import DeviceStatistics, HostStatistics, HugePages, Reading
+from vdsm.privileged.calls import Hardware
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,18 @@ def _agent(facts: Capabilities) -> dict[str, Any]:
     }
 
 
+def hardware(facts: Hardware) -> api.HardwareInfo:
+    """What Host.getHardwareInfo answers."""
+    return api.HardwareInfo(
+        system_manufacturer=facts.manufacturer,
+        system_product_name=facts.product,
+        system_version=facts.version,
+        system_serial_number=facts.serial,
+        system_uuid=facts.uuid,
+        system_family=facts.family,
+    )
+
+
 def _package(package: Package) -> api.Package:
     built = package.build_time_s
     return api.Package(
@@ -171,6 +184,7 @@ def _nic(nic: networks.Nic) -> api.Nic:
         mtu=nic.mtu,
         hwaddr=nic.mac,
         permhwaddr=nic.permanent_mac or None,
+        ad_aggregator_id=nic.aggregator_id or None,
         speed=nic.speed_mbit,
     )
 

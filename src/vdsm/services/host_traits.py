@@ -11,9 +11,9 @@ from defusedxml.ElementTree import fromstring
 from vdsm.base.config import Config
 from vdsm.base.errors import VdsmError
 from vdsm.host.capabilities import Capabilities
+from vdsm.host.hardware import HardwareSource
 from vdsm.host.hypervisor import HypervisorFacts
 from vdsm.services.acceleration import Acceleration
-from vdsm.services.hardware import HardwareSource
 from vdsm.virt.spec import Limits
 from vdsm.virt.traits import HostTraits
 
@@ -80,7 +80,7 @@ class TraitsSource:
 
     def _host_id(self) -> str:
         try:
-            return self._hardware.current().system_uuid
+            return self._hardware.current().uuid
         except VdsmError as error:
             log.warning("guests do not learn the host's id: %s", error)
             return ""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Protocol
 
 from vdsm.api import host_types as api
 from vdsm.api.vm_types import IoTune, VmInfo, VmState, VmStats
 from vdsm.base import logs
-from vdsm.base.errors import BadParameter
+from vdsm.base.errors import BadParameter, VdsmError
 from vdsm.base.ids import VmId, parse_vm_id
 from vdsm.host.capabilities import Capabilities
+from vdsm.host.hardware import HardwareSource
 from vdsm.host.statistics import Reading
 from vdsm.services import host_answers, vm_answers
 from vdsm.services.host_answers import VmCounts
@@ -18,6 +20,8 @@ from vdsm.services.vm_answers import StatsAnswers
 from vdsm.virt.fleet import Fleet
 from vdsm.virt.lifecycle import Status
 from vdsm.virt.view import VmView
+
+log = logging.getLogger(__name__)
 
 
 class CapabilityFacts(Protocol):
@@ -34,13 +38,6 @@ class Readings(Protocol):
         """The last sample, with its age."""
 
 
-class HardwareFacts(Protocol):
-    """What the firmware says."""
-
-    def current(self) -> api.HardwareInfo:
-        """The hardware, asked once."""
-
-
 class HostService:
     """Implements ``api.host.Host``."""
 
@@ -49,7 +46,7 @@ class HostService:
         fleet: Fleet,
         capabilities: CapabilityFacts,
         statistics: Readings,
-        hardware: HardwareFacts,
+        hardware: HardwareSource,
         answers: StatsAnswers,
         *,
         report_kvm: bool,
@@ -78,12 +75,19 @@ class HostService:
         return host_answers.capabilities(
             facts,
             kvm_enabled=facts.kvm or self._report_kvm,
-            host_uuid=self._hardware.current().system_uuid,
+            host_uuid=self._host_uuid(),
         )
+
+    def _host_uuid(self) -> str:
+        try:
+            return self._hardware.current().uuid
+        except VdsmError as error:
+            log.warning("the host's id is not known: %s", error)
+            return ""
 
     def get_hardware_info(self) -> api.HardwareInfo:
         """The machine, as its firmware says."""
-        return self._hardware.current()
+        return host_answers.hardware(self._hardware.current())
 
     def get_stats(self) -> api.HostStats:
         """The last sample of the host."""
