@@ -569,6 +569,10 @@ def test_other_file_in_the_sockets_place_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "svdsm.sock").read_text() == "mine"
 
 
+def test_run_directory_that_it_makes_is_the_users(daemon: Daemon) -> None:
+    assert daemon.socket.parent.stat().st_uid == pwd.getpwnam("nobody").pw_uid
+
+
 def test_interrupt_ends_it_too(tmp_path: Path) -> None:
     daemon = launch(tmp_path)
     daemon.process.send_signal(signal.SIGINT)

@@ -132,6 +132,27 @@ def test_log_file_is_reopened_after_rotation(root: logging.Logger, tmp_path: Pat
     assert "second" not in (tmp_path / "vdsm.log.1").read_text()
 
 
+def test_log_file_is_no_way_into_other_files(root: logging.Logger, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic links"):
+        logs.configure("INFO", tmp_path / "link")
+    assert not (tmp_path / "target").exists()
+
+
+def test_log_that_cannot_be_written_breaks_nobody(
+    root: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "logs" / "a"
+    logs.configure("INFO", file)
+    file.unlink()
+    file.parent.rmdir()
+    logging.getLogger("x").info("nowhere to write")
+    assert "Logging error" in capsys.readouterr().err
+    file.parent.mkdir()
+    logging.getLogger("x").info("again")
+    assert "again" in file.read_text()
+
+
 def test_configure_again_replaces_and_levels_can_be_changed(root: logging.Logger, tmp_path: Path) -> None:
     logs.configure("INFO", tmp_path / "a")
     logs.configure("ERROR", tmp_path / "b")
@@ -140,7 +161,7 @@ def test_configure_again_replaces_and_levels_can_be_changed(root: logging.Logger
     logging.getLogger("x").warning("kept")
     assert "kept" in (tmp_path / "b").read_text()
     assert "too quiet" not in (tmp_path / "b").read_text()
-    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a").read_text() == ""
 
 
 def test_huge_record_is_cut(root: logging.Logger, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ The flow id and the caller travel in context variables; ``base.threads.Pool`` ca
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from vdsm.base.secrets import MASK
 
 if TYPE_CHECKING:
-    import os
+    from io import TextIOWrapper
 
 # Which request of which manager a record belongs to; empty outside of requests.
 flow_id: Final[ContextVar[str]] = ContextVar("flow_id", default="")
@@ -75,11 +76,32 @@ class ContextFilter(logging.Filter):
         return True
 
 
+class LogFile(WatchedFileHandler):
+    """A log file that is reopened when it was renamed or removed, and is never a symbolic link's target.
+
+    The directory may belong to a user who has less rights than the process that logs.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record; a log that cannot be written (a full disk) is nobody's error but its own."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(self.baseFilename, flags, 0o640), "a", encoding="utf-8", errors="backslashreplace")
+
+
 def configure(level: str, file: str | os.PathLike[str] | None = None) -> None:
     """Set up the root logger: to ``file``, or to standard error.
 
     The file is reopened when it was renamed or removed, so logrotate needs no signal. Python's warnings are logged.
     May be called again; the last call counts.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
     handler: logging.Handler
     if file is None:
@@ -87,7 +109,7 @@ def configure(level: str, file: str | os.PathLike[str] | None = None) -> None:
     else:
         path = Path(file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = WatchedFileHandler(path, encoding="utf-8", delay=True)
+        handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(LineFormatter())
     # On the handler, not on a logger: filters of a logger do not see the records of its children.
     handler.addFilter(ContextFilter())

@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.show_config:
         sys.stdout.write(configuration.show(config))
         return 0
-    logs.configure(config.log.level, config.log_file("supervdsm"))
     try:
+        logs.configure(config.log.level, config.log_file("supervdsm"))
         _serve(config)
     except (VdsmError, OSError) as error:
         log.exception("cannot serve")
@@ -58,7 +58,11 @@ def _serve(config: Config) -> None:
     )
     user = _user(config.users.user)
     path = config.supervdsm_socket
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+        if user is not None:
+            # vdsmd makes its own socket there.
+            os.chown(path.parent, user.pw_uid, user.pw_gid)
     server = Server(
         implementation,
         path,

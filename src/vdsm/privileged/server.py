@@ -116,25 +116,28 @@ class Server:
             self._release(selector)
 
     def _listen(self) -> socket.socket:
-        self._remove_stale()
+        """Make the socket under another name: who finds its own finds it open, with the right owner and mode."""
+        self._refuse_occupied()
+        unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Nobody may connect between bind and chmod.
-        mask = os.umask(0o177)
+        mask = os.umask(0o117)
         try:
-            listener.bind(os.fspath(self._path))
+            unfinished.unlink(missing_ok=True)
+            listener.bind(os.fspath(unfinished))
+            if self._owner is not None:
+                _give(unfinished, self._owner)
+            listener.listen(self._settings.connections)
+            unfinished.rename(self._path)
         except OSError as error:
             listener.close()
+            unfinished.unlink(missing_ok=True)
             raise Unreachable(f"socket {self._path}", str(error)) from error
         finally:
             os.umask(mask)
-        if self._owner is not None:
-            os.chown(self._path, *self._owner)
-        self._path.chmod(0o660)
-        listener.listen(self._settings.connections)
         listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
         return listener
 
-    def _remove_stale(self) -> None:
+    def _refuse_occupied(self) -> None:
         try:
             if not stat.S_ISSOCK(self._path.lstat().st_mode):
                 raise Unreachable(f"socket {self._path}", "something else has this name")
@@ -145,8 +148,7 @@ class Server:
             try:
                 probe.connect(os.fspath(self._path))
             except ConnectionRefusedError:
-                self._path.unlink()
-                return
+                return  # a dead server's; it will be replaced
             except BlockingIOError:
                 pass  # somebody listens, with a full backlog
         raise Unreachable(f"socket {self._path}", "another server serves it")
@@ -271,7 +273,19 @@ class Server:
         if not self._pool.stop(_STOP_S):
             log.warning("calls that still run are left behind: %s", self._pool.stats())
         for connection in self._connections:
-            connection.socket.close()
+            if not connection.busy:
+                connection.socket.close()
+
+
+def _give(path: Path, owner: tuple[int, int]) -> None:
+    """Change a socket's owner. The directory may be the unprivileged user's, who may put something else there."""
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is not the socket that was made")
+        os.chown(f"/proc/self/fd/{descriptor}", *owner)
+    finally:
+        os.close(descriptor)
 
 
 class _Connection:
