@@ -90,13 +90,14 @@ def ensure(pki: Pki, manifest: Manifest, names: Iterable[str] | None = None) -> 
         directory(folder, 0o755, (0, 0), manifest)
     wanted = sorted(set(own_names() if names is None else names))
     made = []
-    if not pki.ca_cert.exists() or _ends_soon(pki.ca_cert):
+    new_ca = not pki.ca_cert.exists() or _ends_soon(pki.ca_cert)
+    if new_ca:
         _make_ca(pki, manifest)
         made.append("CA")
-    if made or not _is_good(pki.host_cert, pki.host_key, wanted):
+    if new_ca or not _is_good(pki.host_cert, pki.host_key, wanted):
         _issue(pki, manifest, _host_leaf(pki, wanted))
         made.append("host certificate")
-    if made or not _is_good(pki.client_cert, pki.client_key, []):
+    if new_ca or not _is_good(pki.client_cert, pki.client_key, []):
         _issue(pki, manifest, _client_leaf(pki))
         made.append("client certificate")
     return f"made: {', '.join(made)}" if made else "all there"
