@@ -130,7 +130,7 @@ class Parser:
         limit = position + self._max_head
         after = position + self._searched
         end = source.find(b"\n\n", after, limit)
-        with_cr = source.find(b"\n\r\n", after, limit if end < 0 else end)
+        with_cr = source.find(b"\n\r\n", after, limit if end < 0 else end + 2)
         if end < 0 and with_cr < 0:
             self._check_unfinished(source, position, after)
             self._searched = max(0, len(source) - position - 2)

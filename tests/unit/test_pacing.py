@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import heapq
+from itertools import count, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdsm.bindings.pacing import GAP_S, LF, MAX_WAKES, RUN, WAKE_S, Outbox, OutputLimits
+from vdsm.bindings.stomp import TLS_RECORD
+
+# Two instants that differ by less are the same: sums of floats.
+EPSILON = 1e-9
+
+
+class Timer:
+    def __init__(self, callback) -> None:
+        self.callback = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class World:
+    """A clock that moves when told, timers that fire in their order, a transport that notes what is written when."""
+
+    def __init__(self, limits: OutputLimits | None = None) -> None:
+        self.now = 100.0
+        self.written: list[tuple[float, bytes]] = []
+        self.cuts: list[str] = []
+        self._due: list = []
+        self._order = count()
+        self.takes = 1 << 40
+        self.outbox = Outbox(self, self, limits or OutputLimits(), cut_off=self.cuts.append, clock=lambda: self.now)
+
+    def call_later(self, delay, callback):
+        timer = Timer(callback)
+        heapq.heappush(self._due, (self.now + delay, next(self._order), timer))
+        return timer
+
+    def write(self, data) -> None:
+        self.written.append((self.now, bytes(data)))
+        self.takes -= len(data)
+        if self.takes < 0:
+            self.outbox.pause()
+
+    def run(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self._due and self._due[0][0] <= until:
+            self.now, _, timer = heapq.heappop(self._due)
+            if timer.callback is not None:
+                timer.callback()
+        self.now = until
+
+    @property
+    def frames(self) -> list[bytes]:
+        return [data for _, data in self.written if data != LF]
+
+
+def test_a_burst_of_events_is_spread() -> None:
+    world = World()
+    for number in range(10):
+        world.outbox.send(b"event %d" % number)
+    world.run(1.0)
+    assert world.frames == [b"event %d" % number for number in range(10)]
+    gaps = [later - earlier for (earlier, _), (later, _) in pairwise(world.written)]
+    assert min(gaps) >= GAP_S - EPSILON
+    assert max(gaps) <= 2 * GAP_S
+
+
+def test_the_first_frame_after_silence_goes_at_once() -> None:
+    world = World()
+    world.outbox.send(b"event")
+    assert world.written == [(100.0, b"event")]
+
+
+def test_an_awaited_answer_goes_at_once() -> None:
+    world = World()
+    for number in range(20):
+        world.outbox.send(b"%d" % number, awaited=True)
+        world.now += 0.0001
+    assert len(world.written) == 20
+
+
+def test_after_close_answers_a_client_is_woken_up_once_for_each() -> None:
+    world = World()
+    for number in range(3):
+        world.outbox.send(b"%d" % number, awaited=True)
+        world.now += 0.0001
+    last_s = world.written[-1][0]
+    world.run(1.0)
+    beats = [at for at, data in world.written if data == LF]
+    assert len(beats) == 2
+    assert beats[0] - last_s >= WAKE_S - EPSILON
+    assert beats[1] - beats[0] >= WAKE_S - EPSILON
+
+
+def test_wakes_are_bounded() -> None:
+    world = World()
+    for _ in range(1000):
+        world.outbox.send(b"answer", awaited=True)
+        world.now += 0.0001
+    world.run(10.0)
+    assert sum(data == LF for _, data in world.written) == MAX_WAKES
+
+
+def test_answers_with_time_between_them_need_no_wake() -> None:
+    world = World()
+    for _ in range(5):
+        world.outbox.send(b"answer", awaited=True)
+        world.run(0.05)
+    assert world.frames == [b"answer"] * 5
+    assert len(world.written) == 5
+
+
+def test_an_awaited_answer_waits_behind_what_is_queued() -> None:
+    world = World()
+    world.outbox.send(b"1")
+    world.outbox.send(b"2")
+    world.outbox.send(b"3", awaited=True)
+    world.run(1.0)
+    assert world.frames == [b"1", b"2", b"3"]
+    assert world.written[2][0] - world.written[1][0] >= GAP_S - EPSILON
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(min_value=0, max_value=0.02)), max_size=40))
+def test_only_awaited_answers_come_close_to_another_frame(plan: list[tuple[bool, float]]) -> None:
+    world = World()
+    awaited = set()
+    for number, (is_awaited, pause_s) in enumerate(plan):
+        if is_awaited:
+            awaited.add(b"%d" % number)
+        world.outbox.send(b"%d" % number, awaited=is_awaited)
+        world.run(pause_s)
+    world.run(10.0)
+    assert world.frames == [b"%d" % number for number in range(len(plan))]
+    for (earlier, _), (later, data) in pairwise(world.written):
+        assert data in awaited or later - earlier >= GAP_S - EPSILON
+
+
+def test_a_long_frame_leaves_in_full_records() -> None:
+    world = World()
+    frame = bytes(range(256)) * 5000
+    world.outbox.send(frame)
+    assert b"".join(data for _, data in world.written) == frame
+    assert all(len(data) % TLS_RECORD == 0 for _, data in world.written[:-1])
+
+
+def test_a_long_frame_waits_for_a_reader_and_nothing_gets_between() -> None:
+    world = World()
+    world.takes = RUN
+    frame = b"x" * (3 * RUN)
+    world.outbox.send(frame)
+    world.outbox.send(b"next")
+    world.outbox.beat(0.0)
+    world.run(5.0)
+    held = sum(len(data) for _, data in world.written)
+    assert held == 2 * RUN
+    world.takes = 1 << 40
+    world.outbox.resume()
+    world.run(1.0)
+    assert b"".join(data for _, data in world.written) == frame + b"next"
+
+
+def test_a_heart_beat_is_sent_only_after_silence() -> None:
+    world = World()
+    world.outbox.send(b"frame")
+    world.run(14.0)
+    world.outbox.beat(15.0)
+    assert len(world.written) == 1
+    world.run(1.0)
+    world.outbox.beat(15.0)
+    assert world.written[1:] == [(115.0, LF)]
+
+
+def test_a_reader_who_is_too_slow_is_cut_off_at_the_limit() -> None:
+    world = World(OutputLimits(total_bytes=1000))
+    world.outbox.pause()
+    for _ in range(10):
+        world.outbox.send(b"x" * 100)
+    assert world.cuts == []
+    world.outbox.send(b"x")
+    assert "1001 bytes" in world.cuts[0]
+
+
+def test_a_reader_who_takes_nothing_is_cut_off_in_time() -> None:
+    world = World(OutputLimits(stall_s=60.0))
+    world.takes = 0
+    world.outbox.send(b"frame")
+    world.run(59.0)
+    world.outbox.check()
+    assert world.cuts == []
+    world.run(1.0)
+    world.outbox.check()
+    assert "not read for 60 s" in world.cuts[0]
+
+
+def test_a_reader_who_is_slow_but_goes_on_is_not_cut_off() -> None:
+    world = World(OutputLimits(stall_s=60.0))
+    world.takes = 0
+    world.outbox.send(b"x" * (10 * RUN))
+    for _ in range(9):
+        world.run(50.0)
+        world.outbox.check()
+        world.takes = 0
+        world.outbox.resume()
+    assert world.cuts == []
+    assert sum(len(data) for _, data in world.written) == 10 * RUN
+
+
+@pytest.mark.parametrize("frame", [b"x" * 20, b"x" * 2000])
+def test_it_is_busy_while_much_waits_and_tells_when_not(frame: bytes) -> None:
+    world = World(OutputLimits(busy_bytes=5000, busy_frames=10))
+    told: list[float] = []
+    for _ in range(14):
+        world.outbox.send(frame)
+    assert world.outbox.busy
+    world.outbox.relax(lambda: told.append(world.now))
+    world.run(1.0)
+    assert not world.outbox.busy
+    assert len(told) == 1
+
+
+def test_finish_waits_for_all_that_is_queued() -> None:
+    world = World()
+    told: list[int] = []
+    for _ in range(3):
+        world.outbox.send(b"frame")
+    world.outbox.finish(lambda: told.append(len(world.frames)))
+    assert told == []
+    world.run(1.0)
+    assert told == [3]
+
+
+def test_nothing_is_written_after_close() -> None:
+    world = World()
+    for _ in range(3):
+        world.outbox.send(b"frame")
+    world.outbox.close()
+    world.run(1.0)
+    assert len(world.written) == 1
