@@ -52,7 +52,7 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGHUP, agent.reload)
-    await agent.start()
+    agent.start()
     try:
         await ended.wait()
     finally:

@@ -22,9 +22,10 @@ from uvicorn._types import ASGI3Application
 from vdsm.api.catalogue import all_verbs
 from vdsm.api.contract import Pool
 from vdsm.api.host_types import HostStats
+from vdsm.api.vm_types import VmStats
 from vdsm.base import process, threads
 from vdsm.base.config import Config
-from vdsm.base.errors import VdsmError
+from vdsm.base.errors import Recovering, VdsmError
 from vdsm.base.persist import persist_file, read_file
 from vdsm.bindings.broker import Broker
 from vdsm.bindings.dispatch import Dispatcher
@@ -55,14 +56,19 @@ from vdsm.services.notifications import Notifications
 from vdsm.services.tokens import TokenService
 from vdsm.services.vm_answers import StatsAnswers
 from vdsm.services.vms import VmService
+from vdsm.system import procfs
 from vdsm.virt.definitions import Definitions
 from vdsm.virt.disks import PathImages
 from vdsm.virt.fleet import Fleet
-from vdsm.virt.hypervisor import Hypervisor, LibvirtFacts, LibvirtHypervisor
+from vdsm.virt.fleet import Settings as FleetSettings
+from vdsm.virt.hypervisor import Deadlines, Hypervisor, LibvirtFacts, LibvirtHypervisor
+from vdsm.virt.records import Records
 
 log = logging.getLogger(__name__)
 
 _STOP_S: Final = 3.0
+# libvirt may come later than the agent; VMs that start with the agent start then.
+_READY_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +90,13 @@ class Agent:
         self._house = House(config, state_dir, simulated, self._ways.hub)
         self._ways.connect(self._house)
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Open the doors first, so that callers hear "recovering", then find the VMs.
 
         Raises:
             Failed: the address or the certificates cannot be used.
         """
-        await self._ways.start()
+        self._ways.start()
         self._house.start()
 
     async def stop(self) -> None:
@@ -121,13 +127,24 @@ class House:
         self._guests: HypervisorFacts
         self.hypervisor: Hypervisor
         if simulated is None:
-            libvirt = LibvirtHypervisor(config.libvirt.uri)
+            libvirt = LibvirtHypervisor(config.libvirt.uri, Deadlines(call_s=config.virt.call_deadline_s))
             self.hypervisor, self._guests = libvirt, LibvirtFacts(libvirt, self._acceleration.works)
         else:
             self.hypervisor, self._guests = simulated.hypervisor, simulated.guests
         self._notifications = Notifications(hub.publish)
         instance = _instance(state_dir)
-        self.fleet = Fleet(self.hypervisor, state_dir, instance, config.virt, self._notifications.vm_changed)
+        self.fleet = Fleet(
+            self.hypervisor,
+            Records(state_dir / "vms.sqlite"),
+            self._notifications.vm_changed,
+            FleetSettings(
+                instance=instance,
+                boot_id=procfs.read_text("sys/kernel/random/boot_id") or "",
+                cheap_interval_s=config.virt.cheap_interval_s,
+                monitor_interval_s=config.virt.monitor_interval_s,
+                not_responding_after_s=config.virt.not_responding_after_s,
+            ),
+        )
         self._hardware = HardwareSource(self._privileged.hardware)
         self.answers = StatsAnswers()
         self.statistics = StatisticsSampler(directories=(config.paths.log_dir, config.paths.state_dir, "/tmp"))  # noqa: S108 - its free space
@@ -180,7 +197,7 @@ class House:
             self._traits.current()
         except VdsmError as error:
             log.warning("what guests can have here is not known yet: %s", error)
-        if self._config.virt.autostart and self.fleet.wait_ready():
+        if self._config.virt.autostart and self.fleet.wait_ready(_READY_S):
             self._definitions.autostart()
 
     def stop(self) -> None:
@@ -241,7 +258,7 @@ class _Ways:
 
     def _metric_sources(self, house: House) -> MetricSources:
         return MetricSources(
-            vms=house.host.get_all_vm_stats,
+            vms=partial(_vm_stats, house),
             host=partial(_host_stats, house),
             pools=lambda: [pool.stats() for pool in self.pools.values()],
             connections=lambda: self.listener.counts(),  # noqa: PLW0108 - there is none yet
@@ -253,10 +270,10 @@ class _Ways:
             },
         )
 
-    async def start(self) -> None:
-        """Open the doors."""
+    def start(self) -> None:
+        """Open the doors; on the loop."""
         self.hub.start(self._stomp_events.deliver, self.events.publish)
-        await self.listener.start()
+        self.listener.start()
 
     async def stop(self) -> None:
         """Close them."""
@@ -284,10 +301,16 @@ def _stomp_session(
     broker: Broker,
     limits: StompLimits,
     caller: Caller,
-    raw: asyncio.Transport,
     lost: Callable[[], None],
 ) -> StompSession:
-    return StompSession(rpc=rpc, broker=broker, limits=limits, caller=caller, raw=raw, lost=lost)
+    return StompSession(rpc=rpc, broker=broker, limits=limits, caller=caller, lost=lost)
+
+
+def _vm_stats(house: House) -> list[VmStats]:
+    try:
+        return house.host.get_all_vm_stats()
+    except Recovering:
+        return []
 
 
 def _host_stats(house: House) -> HostStats | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -131,7 +131,7 @@ class Vm(Protocol):
         vm_id: VmIdParam,
         password: Annotated[str, msgspec.Meta(min_length=1, max_length=64)],
         ttl: Annotated[Text, msgspec.Meta(ge=0, le=86_400 * 365)] = 120,
-        existing_conn_action: Annotated[str, msgspec.Meta(pattern="^(keep|disconnect|fail)$")] = "keep",
+        existing_conn_action: Literal["keep", "disconnect", "fail"] = "keep",
         params: dict[str, str] = {},  # noqa: B006 - never changed: it is the contract's default
     ) -> None:
         """Set the password that opens the VM's display for the next ``ttl`` seconds; it is never logged.

@@ -49,7 +49,9 @@ class DefinitionService:
     def start(self, name: str) -> api.VmStats:
         """Start it; what is left of an earlier run is forgotten."""
         definition = self._store.get(name)
-        self._fleet.forget_ended(definition.vm_id)
+        left = self._fleet.find(definition.vm_id)
+        if left is not None and left.status is Status.DOWN:
+            self._fleet.destroy(definition.vm_id)
         return vm_answers.stats(self._launcher.from_spec(definition.spec))
 
     def delete(self, name: str) -> None:

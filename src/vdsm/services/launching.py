@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from vdsm.base.clock import now_utc
+from vdsm.base.errors import VmExists
 from vdsm.base.ids import VmId
 from vdsm.base.undo import Undo
 from vdsm.virt import domxml
@@ -64,7 +65,8 @@ class Launcher:
         return domxml.build(spec, owner, traits)
 
     def _launch(self, prepared: Prepared) -> VmView:
-        self._fleet.refuse_known(prepared.vm_id, prepared.name)
+        if self._fleet.find(prepared.vm_id) is not None:
+            raise VmExists(prepared.vm_id)
         with Undo() as undo:
             placed = self._place(prepared, undo)
             view = self._fleet.create(placed, partial(self._teardown, prepared.images))

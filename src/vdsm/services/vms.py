@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from typing import Final
+import logging
+from typing import Final, Literal
 
 from vdsm.api import vm_types as api
 from vdsm.base.errors import BadParameter, WrongState
@@ -13,11 +14,13 @@ from vdsm.services import vm_answers
 from vdsm.services.launching import Launcher
 from vdsm.services.vm_answers import StatsAnswers
 from vdsm.services.vm_specs import spec_of
+from vdsm.virt import requests
 from vdsm.virt.disks import ImageRef, Images
 from vdsm.virt.domxml.facts import DiskFacts
 from vdsm.virt.fleet import Fleet
-from vdsm.virt.lifecycle import Request
 from vdsm.virt.view import VmView
+
+log = logging.getLogger(__name__)
 
 _NOT_YET: Final = {
     "memory_dump_volume": "memoryDumpVolume",
@@ -53,19 +56,20 @@ class VmService:
 
     def destroy(self, vm_id: str, graceful_attempts: int = 1) -> None:
         """Power a VM off and forget it."""
-        self._fleet.destroy(parse_vm_id(vm_id), graceful_attempts)
+        del graceful_attempts  # libvirt asks QEMU before it kills it, in any case
+        self._fleet.destroy(parse_vm_id(vm_id))
 
     def pause(self, vm_id: str) -> api.VmState:
         """Stop its CPUs."""
-        return self._ask(vm_id, Request.PAUSE)
+        return self._ask(vm_id, requests.Pause())
 
     def resume(self, vm_id: str) -> api.VmState:
         """Let it go on."""
-        return self._ask(vm_id, Request.CONT)
+        return self._ask(vm_id, requests.Cont())
 
     def reset(self, vm_id: str) -> api.VmState:
         """Press its reset button."""
-        return self._ask(vm_id, Request.RESET)
+        return self._ask(vm_id, requests.Reset())
 
     def shutdown(
         self,
@@ -77,10 +81,12 @@ class VmService:
         force: bool = False,  # noqa: FBT001, FBT002 - the contract's
     ) -> api.VmState:
         """Ask the guest to end."""
-        view = self._fleet.shutdown(
-            parse_vm_id(vm_id), delay_s=delay, message=message, reboot=reboot, timeout_s=timeout, force=force
+        if message:
+            log.info("VM %s is asked to end: %s", vm_id, message)
+        ask = requests.Shutdown(
+            reboot=reboot, delay_s=float(delay), step_s=None if timeout is None else float(timeout), force=force
         )
-        return vm_answers.state(view)
+        return self._ask(vm_id, ask)
 
     def get_stats(self, vm_id: str) -> api.VmStats:
         """Its last samples."""
@@ -95,12 +101,12 @@ class VmService:
         vm_id: str,
         password: str,
         ttl: int = 120,
-        existing_conn_action: str = "keep",
+        existing_conn_action: Literal["keep", "disconnect", "fail"] = "keep",
         params: dict[str, str] = {},  # noqa: B006 - never changed
     ) -> None:
         """Open its display for a while."""
-        del params
-        self._fleet.set_ticket(parse_vm_id(vm_id), Secret(password), ttl, existing_conn_action)
+        log.info("VM %s gets a ticket for %d s for %s", vm_id, ttl, params.get("userName", "its caller"))
+        self._ask(vm_id, requests.SetTicket(Secret(password), float(ttl), existing_conn_action))
 
     def change_cd(self, vm_id: str, drive_spec: api.PathDrive | str) -> api.VmState:
         """Change its CD."""
@@ -117,17 +123,18 @@ class VmService:
             data=base64.b64encode(picture.data).decode(), encoding="base64", mime_type=picture.mime_type
         )
 
-    def _ask(self, vm_id: str, request: Request) -> api.VmState:
-        return vm_answers.state(self._fleet.request(parse_vm_id(vm_id), request))
+    def _ask(self, vm_id: str, ask: requests.Ask) -> api.VmState:
+        return vm_answers.state(self._fleet.request(parse_vm_id(vm_id), ask))
 
     def _change_medium(self, vm_id: str, device: str, drive_spec: api.PathDrive | str) -> api.VmState:
         ident = parse_vm_id(vm_id)
         drive = _drive(self._fleet.get(ident), device)
         path = drive_spec if isinstance(drive_spec, str) else drive_spec.path
-        if path:
-            ref = ImageRef(field="driveSpec", target=drive.target, path=path, format="raw", readonly=True)
-            path = self._images.prepare(ref).path
-        return vm_answers.state(self._fleet.change_medium(ident, drive.target, path))
+        if not path:
+            return self._ask(ident, requests.ChangeMedium(drive.target, ""))
+        ref = ImageRef(field="driveSpec", target=drive.target, path=path, format="raw", readonly=True)
+        location = self._images.prepare(ref)
+        return self._ask(ident, requests.ChangeMedium(drive.target, location.path, block=location.block))
 
 
 def _one_id(outer: str | None, inner: str | None) -> VmId | None:

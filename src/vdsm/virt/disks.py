@@ -115,6 +115,7 @@ class PathImages:
     def __init__(self, inspector: Inspector, allowed_dirs: Sequence[str]) -> None:
         """Allow images inside ``allowed_dirs`` (and below); links in these are resolved once, now."""
         self._inspector = inspector
+        self._named = tuple(os.path.normpath(path) for path in allowed_dirs)
         self._allowed = tuple(os.path.realpath(path) for path in allowed_dirs)
 
     def prepare(self, ref: ImageRef) -> Location:
@@ -135,7 +136,10 @@ class PathImages:
             return  # nothing in a raw image is interpreted, and so nothing in it can point anywhere
         if ref.format != "qcow2":
             raise BadParameter(ref.field, f"{ref.path} must be raw or qcow2, not {ref.format}")
-        image = self._inspector.inspect_image(location.path, "qcow2")
+        try:
+            image = self._inspector.inspect_image(location.path, "qcow2")
+        except BadParameter as error:
+            raise BadParameter(ref.field, error.reason) from error
         if image.format != ref.format:
             raise BadParameter(ref.field, f"{ref.path} is {image.format}, not {ref.format}")
         if len(image.backing) > MAX_CHAIN:
@@ -151,19 +155,23 @@ class PathImages:
         except BadParameter as error:
             raise BadParameter(field, what + error.reason) from error
         # Before looking: a path outside must not tell by its error whether it exists.
-        if not self._allows(os.path.normpath(path)):
+        if not _is_inside(os.path.normpath(path), (*self._named, *self._allowed)):
             raise BadParameter(field, f"{what}{path} is outside of {self._allowed_text()}")
-        report = self._inspector.inspect_path(path)
+        try:
+            report = self._inspector.inspect_path(path)
+        except BadParameter as error:
+            raise BadParameter(field, what + error.reason) from error
         if not report.exists:
             raise BadParameter(field, f"{what}{path} does not exist")
-        if not self._allows(report.real_path):
+        if not _is_inside(report.real_path, self._allowed):
             raise BadParameter(field, f"{what}{path} leads outside of {self._allowed_text()}")
         if report.kind not in {"file", "block"}:
             raise BadParameter(field, f"{what}{path} is not a file or a disk but a {report.kind}")
         return Location(path=report.real_path, block=report.kind == "block")
 
-    def _allows(self, path: str) -> bool:
-        return any(path.startswith(directory.rstrip("/") + "/") for directory in self._allowed)
-
     def _allowed_text(self) -> str:
-        return " and ".join(self._allowed) if self._allowed else "the allowed directories (there are none)"
+        return " and ".join(self._named) if self._named else "the allowed directories (there are none)"
+
+
+def _is_inside(path: str, directories: Sequence[str]) -> bool:
+    return any(path.startswith(directory.rstrip("/") + "/") for directory in directories)
