@@ -119,7 +119,7 @@ class Definitions:
             AlreadyExists: there is one of this name or id.
             Failed: the store cannot be written.
         """
-        with self._open() as database:
+        with self._open(write=True) as database:
             try:
                 database.execute(
                     "INSERT INTO definitions (name, vm_id, autostart, spec) VALUES (?, ?, ?, ?)",
@@ -137,7 +137,7 @@ class Definitions:
             AlreadyExists: another VM has the name.
             Failed: the store cannot be written.
         """
-        with self._open() as database:
+        with self._open(write=True) as database:
             try:
                 done = database.execute(
                     "UPDATE definitions SET name = ?, autostart = ?, spec = ? WHERE vm_id = ?",
@@ -155,7 +155,7 @@ class Definitions:
             NotFound: there is none of this name or id.
             Failed: the store cannot be read or written.
         """
-        with self._open() as database:
+        with self._open(write=True) as database:
             definition = _get(database, ident)
             database.execute("UPDATE definitions SET autostart = ? WHERE vm_id = ?", (int(enabled), definition.vm_id))
         return replace(definition, autostart=enabled)
@@ -167,18 +167,21 @@ class Definitions:
             NotFound: there is none.
             Failed: the store cannot be written.
         """
-        with self._open() as database:
+        with self._open(write=True) as database:
             if not database.execute("DELETE FROM definitions WHERE vm_id = ? OR name = ?", (ident, ident)).rowcount:
                 raise NotFound("definition", ident)
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed at the end, undone by any error."""
+    def _open(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed at the end, undone by any error. Readers wait for nobody."""
         try:
-            with contextlib.closing(self._connect()) as database, database:
-                database.execute("BEGIN IMMEDIATE")
-                _check_schema(database)
-                yield database
+            with contextlib.closing(self._connect()) as database:
+                if _version(database) == 0:
+                    _create(database)
+                with database:
+                    database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+                    _check_schema(database)
+                    yield database
         except VdsmError:
             raise
         except (sqlite3.Error, OSError) as error:
@@ -197,12 +200,20 @@ class Definitions:
         return database
 
 
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _create(database: sqlite3.Connection) -> None:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        if _version(database) == 0:  # or else another one was faster
+            database.execute(_TABLE)
+            database.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
 def _check_schema(database: sqlite3.Connection) -> None:
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        database.execute(_TABLE)
-        database.execute(f"PRAGMA user_version = {SCHEMA}")
-    elif version != SCHEMA:
+    if (version := _version(database)) != SCHEMA:
         raise Failed("the store of definitions", f"its version is {version}, this agent knows {SCHEMA}")
 
 

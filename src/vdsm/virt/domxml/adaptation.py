@@ -7,6 +7,7 @@ has checked.
 from __future__ import annotations
 
 import re
+import secrets
 import xml.etree.ElementTree as ET
 from typing import Final
 
@@ -33,10 +34,18 @@ _VERSIONED_MACHINE: Final = re.compile(r"(pc-q35|pc-i440fx)-([0-9]+)\.([0-9]+)")
 _KVM_FEATURES: Final = ("hyperv", "kvm", "ioapic", "pvspinlock")
 _KVM_TIMERS: Final = frozenset({"hypervclock", "kvmclock", "pit", "tsc"})
 
+_EXPIRED: Final = "1970-01-01T00:00:01"
+
 _PLACEHOLDERS: Final = ("OS-NAME:", "OS-VERSION:", "HOST-SERIAL:")
 
 # A manager's own name of a filter and the one that libvirt ships for the same purpose.
 _FILTERS: Final = {"vdsm-no-mac-spoofing": "no-mac-spoofing"}
+
+
+def lock(graphics: ET.Element) -> None:
+    """Give a display a password that nobody knows and that was never valid, so nobody gets in without a ticket."""
+    graphics.set("passwd", secrets.token_urlsafe(6))  # QEMU cuts VNC passwords at 8 characters
+    graphics.set("passwdValidTo", _EXPIRED)
 
 
 def adapt(root: ET.Element, vm_id: VmId, traits: HostTraits) -> None:
@@ -68,6 +77,10 @@ def _emulate(root: ET.Element) -> None:
     for timer in root.findall("clock/timer"):
         if clock is not None and timer.get("name") in _KVM_TIMERS:
             clock.remove(timer)
+    for driver in root.iterfind("devices/interface/driver"):
+        if driver.get("name") == "vhost":
+            # An emulated guest gains nothing by it, and such hosts often do not have it.
+            del driver.attrib["name"]
 
 
 def _emulate_cpu(cpu: ET.Element) -> None:
@@ -174,8 +187,10 @@ def _adapt_channels(root: ET.Element) -> None:
 
 
 def _adapt_displays(root: ET.Element, traits: HostTraits) -> None:
-    """Displays on a manager's display network listen where this host's displays do."""
+    """Displays on a manager's display network listen where this host's do; none is open without a ticket."""
     for graphics in root.iterfind("devices/graphics"):
+        if graphics.get("type") in {"vnc", "spice"} and not graphics.get("passwd"):
+            lock(graphics)
         for listen in graphics.findall("listen"):
             if listen.get("type") == "network" and listen.get("network", "").startswith("vdsm-"):
                 listen.attrib.clear()

@@ -6,7 +6,6 @@ What is left out is libvirt's to choose (addresses, PCI controllers, ports). Not
 from __future__ import annotations
 
 import hashlib
-import secrets
 import string
 import xml.etree.ElementTree as ET
 from typing import Final
@@ -14,13 +13,11 @@ from typing import Final
 from vdsm.base.ids import VmId
 from vdsm.virt import spec as description
 from vdsm.virt.disks import ImageRef
-from vdsm.virt.domxml import tree
+from vdsm.virt.domxml import adaptation, tree
 from vdsm.virt.domxml.description import AGENT_CHANNEL
 from vdsm.virt.spec import DiskSpec, VmSpec
 from vdsm.virt.traits import HostTraits
 
-# Everything before this was never valid, so nobody gets in until a ticket is set.
-EXPIRED: Final = "1970-01-01T00:00:01"
 BALLOON_PERIOD_S: Final = 10
 _PREFIX_OF_BUS: Final = {"virtio": "vd", "sata": "sd", "scsi": "sd", "ide": "hd", "fdc": "fd"}
 
@@ -229,15 +226,7 @@ def _add_display(devices: ET.Element, spec: VmSpec, traits: HostTraits) -> None:
         return
     tree.add(devices, "controller", type="usb", index="0", model="qemu-xhci")
     tree.add(devices, "input", type="tablet", bus="usb")
-    # QEMU cuts VNC passwords at 8 characters.
-    graphics = tree.add(
-        devices,
-        "graphics",
-        type=spec.graphics,
-        port="-1",
-        autoport="yes",
-        passwd=secrets.token_urlsafe(6),
-        passwdValidTo=EXPIRED,
-    )
+    graphics = tree.add(devices, "graphics", type=spec.graphics, port="-1", autoport="yes")
+    adaptation.lock(graphics)
     tree.add(graphics, "listen", type="address", address=traits.display_address)
     tree.add(video, "model", type="vga", vram="16384")
