@@ -64,8 +64,7 @@ class CommandParser(argparse.ArgumentParser):
         if self._fill is not None:
             fill, self._fill = self._fill, None
             fill(self)
-            if not self.commands:
-                add_common(self, everywhere=True)
+            add_common(self, everywhere=True)
         return self
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
