@@ -67,6 +67,8 @@ from vdsm.virt.records import Records
 log = logging.getLogger(__name__)
 
 _STOP_S: Final = 3.0
+# So long the capabilities wait for a connection to libvirt, without which they are incomplete.
+_CONNECT_S: Final = 2.0
 # libvirt may come later than the agent; VMs that start with the agent start then.
 _READY_S: Final = 3600.0
 
@@ -188,11 +190,12 @@ class House:
         """Begin to sample and to look for VMs; returns at once."""
         self.statistics.start()
         self.fleet.start()
-        self.capabilities.start()
         threads.start("first-steps", self._first_steps)
 
     def _first_steps(self) -> None:
         """What may take seconds and nobody waits for, unless they ask for it."""
+        self.fleet.wait_ready(_CONNECT_S)
+        self.capabilities.start()
         try:
             self._traits.current()
         except VdsmError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import socket
@@ -17,7 +18,8 @@ from vdsm.base.errors import Denied
 # Linux: the supplementary groups of the peer at the time it connected. Python has no name for it. Asking the kernel
 # needs no user database, which may be on a network and hang.
 _SO_PEERGROUPS: Final = getattr(socket, "SO_PEERGROUPS", 59)
-_MAX_GROUPS: Final = 65536
+# Python's getsockopt takes no more: 256 groups. Who has more is known by the first group only.
+_GROUPS_BYTES: Final = 1024
 _UCRED: Final = struct.Struct("3i")
 
 
@@ -76,7 +78,12 @@ def credentials(connection: socket.socket) -> Credentials:
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(packed)
     item = struct.calcsize("I")
-    groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS * item // 64)
+    try:
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        groups = b""
     return Credentials(pid, uid, frozenset({gid, *struct.unpack(f"{len(groups) // item}I", groups)}))
 
 

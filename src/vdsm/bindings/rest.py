@@ -60,6 +60,7 @@ METRICS_DEADLINE_S: Final = 10.0
 _JSON: Final = "application/json"
 _FLOW: Final = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 _CONTENT_TYPE: Final = re.compile(r'application/json\s*(;\s*charset="?utf-?8"?\s*)?', re.IGNORECASE)
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PAGE_HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -160,8 +161,8 @@ class RestApp:
         by_path["/errors/{name}"] = {"GET": _error_page}
         by_path["/"] = {"GET": _front_page}
         for path, endpoints in by_path.items():
-            # Starlette's own 405 would name only the methods of the first route with this path.
-            yield Route(path, _by_method(endpoints), methods=None)
+            # Starlette's own 405 is no problem+json: all methods come here.
+            yield Route(path, _by_method(endpoints), methods=_METHODS)
 
     def _verb_endpoint(self, bound: BoundVerb) -> Endpoint:
         verb = bound.verb

@@ -15,7 +15,6 @@ _LOST: Final = frozenset({libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CO
 _AGENT_SILENT: Final = frozenset({
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
     libvirt.VIR_ERR_AGENT_UNSYNCED,
-    libvirt.VIR_ERR_AGENT_COMMAND_TIMEOUT,
 })
 
 
