@@ -48,8 +48,8 @@ class Layout:
 
     @property
     def cache_dir(self) -> Path:
-        """Where downloaded packages are kept."""
-        return self.state_dir / "cache"
+        """Where downloaded packages are kept: with the project, so that tests and every set-up share them."""
+        return PROJECT / ".run" / "cache" / "guest" if (PROJECT / "Makefile").exists() else self.state_dir / "cache"
 
     @property
     def console_dir(self) -> Path:

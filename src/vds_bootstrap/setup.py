@@ -25,6 +25,7 @@ PACKAGES = (
     "qemu-utils",
     "busybox-static",
     "openssl",
+    "iproute2",
 )
 
 
@@ -90,7 +91,6 @@ def directories(layout: Layout, manifest: Manifest) -> None:
     # QEMU runs as another user and has to reach disks and consoles by their names.
     account.directory(layout.images_dir, 0o711, agent, manifest)
     account.directory(layout.guest_dir, 0o755, (0, 0), manifest)
-    account.directory(layout.cache_dir, 0o700, (0, 0), manifest)
     account.directory(layout.log_dir, 0o750, agent, manifest)
     account.directory(layout.log_dir / "console", 0o711, agent, manifest)
     run_directories(layout)
