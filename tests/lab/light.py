@@ -212,12 +212,14 @@ class LightHost:
     def thaw_libvirtd(self) -> None:
         """Let libvirtd go on."""
         os.kill(self.libvirtd_pid, signal.SIGCONT)
+        self._daemons["libvirtd"].send_signal(signal.SIGCONT)  # nsenter stops itself with its child
 
     def kill_libvirtd(self) -> None:
         """Kill libvirtd (kill -9); its VMs go on."""
         process = self._daemons.pop("libvirtd")
         for child in _children(process.pid):
             os.kill(child, signal.SIGKILL)
+        process.kill()
         process.wait(timeout=_PATIENCE_S)
 
     # -- QEMU

@@ -96,7 +96,7 @@ class Processes:
         self._searches: dict[str, int] = {}
 
     def look(self, vm_ids: Collection[str]) -> dict[str, ProcessFacts]:
-        """The processes of these VMs, as far as there are; forgets all others. For one thread at a time."""
+        """The processes of these VMs, as far as there are; forgets all others. For one thread."""
         for forgotten in self._known.keys() - set(vm_ids):
             del self._known[forgotten]
         for forgotten in self._searches.keys() - set(vm_ids):
@@ -106,6 +106,12 @@ class Processes:
         if missing:
             seen |= self._search(missing)
         return seen
+
+    def stopped(self, vm_id: str) -> bool:
+        """Whether a VM's process is known and stopped now. For any thread."""
+        pid, started_s = self._known.get(vm_id, (0, 0.0))
+        seen = facts(pid, self._proc) if pid else None
+        return seen is not None and seen.started_s == started_s and seen.stopped
 
     def _see(self, vm_id: str) -> ProcessFacts | None:
         pid, started_s = self._known.get(vm_id, (0, 0.0))

@@ -31,8 +31,7 @@ from vdsm.system.libvirt.facts import (
     Started,
 )
 from vdsm.virt import endings
-from vdsm.virt.domxml.description import describe
-from vdsm.virt.domxml.facts import DomainFacts, Prepared
+from vdsm.virt.domxml import DomainFacts, Prepared, describe
 from vdsm.virt.guests import GuestWatch
 from vdsm.virt.health import Cause, Responsiveness
 from vdsm.virt.hypervisor import Hypervisor

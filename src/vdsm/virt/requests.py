@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vdsm.base.secrets import Secret
 from vdsm.virt.lifecycle import Request
@@ -13,30 +13,21 @@ from vdsm.virt.lifecycle import Request
 class Pause:
     """Stop the CPUs."""
 
-    @property
-    def request(self) -> Request:
-        """Its row in the state table."""
-        return Request.PAUSE
+    request: ClassVar[Request] = Request.PAUSE
 
 
 @dataclass(frozen=True, slots=True)
 class Cont:
     """Let the CPUs go on."""
 
-    @property
-    def request(self) -> Request:
-        """Its row in the state table."""
-        return Request.CONT
+    request: ClassVar[Request] = Request.CONT
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
     """Press the reset button."""
 
-    @property
-    def request(self) -> Request:
-        """Its row in the state table."""
-        return Request.RESET
+    request: ClassVar[Request] = Request.RESET
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +61,7 @@ class SetTicket:
     valid_s: float
     connected: Literal["keep", "disconnect", "fail"] = "keep"
 
-    @property
-    def request(self) -> Request:
-        """Its row in the state table."""
-        return Request.SET_TICKET
+    request: ClassVar[Request] = Request.SET_TICKET
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +72,7 @@ class ChangeMedium:
     path: str
     block: bool = False
 
-    @property
-    def request(self) -> Request:
-        """Its row in the state table."""
-        return Request.CHANGE_MEDIA
+    request: ClassVar[Request] = Request.CHANGE_MEDIA
 
 
 Ask = Pause | Cont | Reset | Shutdown | SetTicket | ChangeMedium

@@ -76,7 +76,7 @@ class Strand:
             else:
                 self._entries.append(entry)
         try:
-            self.kick()
+            self._kick()
         except Busy:
             with self._lock:
                 if entry in self._entries:
@@ -97,18 +97,17 @@ class Strand:
             if len(self._entries) >= MAX_NEWS:
                 return False
             self._entries.append(entry)
-        try:
-            self.kick()
-        except Busy:
-            log.debug("%s: the pool is full, its news wait for the next kick", self._what)
+        self.nudge()
         return True
 
-    def kick(self) -> None:
-        """Get the entries run if any wait.
+    def nudge(self) -> None:
+        """Get the entries run if any wait and the pool has room; else they wait for the next nudge."""
+        try:
+            self._kick()
+        except Busy:
+            log.debug("%s: the pool is full", self._what)
 
-        Raises:
-            Busy: the pool is full; the entries wait for the next kick.
-        """
+    def _kick(self) -> None:
         with self._lock:
             if self._scheduled or not self._entries:
                 return
@@ -131,7 +130,4 @@ class Strand:
             contextvars.Context().run(entry)
         with self._lock:
             self._scheduled = False
-        try:
-            self.kick()
-        except Busy:
-            log.debug("%s: the pool is full, the rest waits for the next kick", self._what)
+        self.nudge()

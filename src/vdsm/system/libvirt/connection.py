@@ -1,7 +1,8 @@
 """Connections to one libvirt daemon: every call under a deadline, behind a bulkhead, and back again by itself.
 
     caller --call--> lane (few threads, a connection of its own) --> libvirtd
-    watch thread: opens, asks for events, then asks the daemon something trivial every second
+    watch thread: opens, asks for events, then asks the daemon something trivial every
+                  second, and at once when a call takes a while
 
 - A call that passes its deadline is *abandoned*: its thread stays in it (libvirt calls cannot be interrupted), its
   caller goes on. The lane's connection is replaced for new calls, because libvirtd serves only five requests at
@@ -25,7 +26,7 @@ import libvirt  # noqa: TID251 - vdsm.system.libvirt is its one place
 
 from vdsm.base import threads
 from vdsm.base.clock import monotonic_s
-from vdsm.base.errors import Busy, NotResponding, Unfinished, Unreachable, VdsmError
+from vdsm.base.errors import Busy, NotResponding, Unfinished, Unreachable
 from vdsm.system.libvirt import events
 from vdsm.system.libvirt.errors import translate
 from vdsm.system.libvirt.facts import Connected, Disconnected, Event, Health
@@ -33,15 +34,17 @@ from vdsm.system.libvirt.facts import Connected, Disconnected, Event, Health
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
+Ask = Callable[[libvirt.virConnect], R]
 
 PROBE_EVERY_S: Final = 1.0
-SILENT_AFTER_S: Final = 2.0
+# Whatever it is busy with, a healthy daemon tells its version in milliseconds: it has threads for just that.
+SILENT_AFTER_S: Final = 0.7
 BACKOFF_S: Final = (0.1, 5.0)
 # libvirt closes a connection itself when this many pings, this many seconds apart, stay unanswered. It frees the
 # threads in calls to a daemon that will never answer, and is far longer than a daemon is busy.
 KEEPALIVE: Final = (10, 6)
-# How often a waiting caller looks whether the daemon fell silent.
-_GLANCE_S: Final = 0.2
+# A waiting caller has the daemon asked after this, and looks as often whether it is silent.
+_GLANCE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class _Call(Generic[R]):
 
     __slots__ = ("abandoned", "ask", "ended", "late", "link", "what")
 
-    def __init__(self, ask: Callable[[libvirt.virConnect], R], what: str, late: Callable[[], None] | None) -> None:
+    def __init__(self, ask: Ask[R], what: str, late: Callable[[], None] | None) -> None:
         self.ask = ask
         self.what = what
         self.late = late
@@ -236,7 +239,7 @@ class Connection:
     def call(
         self,
         lane: Lane,
-        ask: Callable[[libvirt.virConnect], R],
+        ask: Ask[R],
         *,
         what: str,
         deadline_s: float,
@@ -270,6 +273,7 @@ class Connection:
             except TimeoutError:
                 silent_s = self.silent_s()
                 if not silent_s and monotonic_s() < until:
+                    self._wake.set()
                     continue
             if future.cancel():
                 raise NotResponding("libvirt", silent_s) if silent_s else Busy(f"libvirt {lane.name}")
@@ -277,7 +281,7 @@ class Connection:
                 log.warning("gave up waiting: %s (%s)", what, "libvirt is silent" if silent_s else "deadline")
                 raise NotResponding("libvirt", silent_s) if silent_s else Unfinished(what, deadline_s)
 
-    def submit(self, lane: Lane, ask: Callable[[libvirt.virConnect], R], *, what: str) -> Future[R]:
+    def submit(self, lane: Lane, ask: Ask[R], *, what: str) -> Future[R]:
         """Run ``ask`` without a deadline: for what takes long by nature, and tells its end through the future.
 
         Raises:
@@ -312,9 +316,9 @@ class Connection:
                 with self._asking():
                     conn = self._open()
                     events.subscribe(conn, self._listener, self._closed)
-            except (VdsmError, libvirt.libvirtError) as error:
-                self._reason = str(error)
-                log.warning("%s; trying again in %.1f s", error, pause_s)
+            except (Unreachable, libvirt.libvirtError) as error:
+                self._reason = error.reason if isinstance(error, Unreachable) else str(error)
+                log.warning("no libvirt: %s; trying again in %.1f s", self._reason, pause_s)
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, BACKOFF_S[1])
                 continue

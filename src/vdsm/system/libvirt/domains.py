@@ -8,17 +8,13 @@ CPU_TOTAL asks QEMU (for haltpoll figures), so CPU time is read from /proc inste
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ET
-from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Literal
 
 import libvirt  # noqa: TID251 - vdsm.system.libvirt is its one place
 import libvirt_qemu
-from defusedxml.ElementTree import fromstring
 
-from vdsm.base.errors import HypervisorFailed, WrongState
-from vdsm.base.secrets import Secret
+from vdsm.base.errors import HypervisorFailed
 from vdsm.system.libvirt.facts import (
     CheapCounters,
     DiskCounters,
@@ -48,7 +44,17 @@ _GUEST_INFO: Final = (
     | libvirt.VIR_DOMAIN_GUEST_INFO_INTERFACES
 )
 
+_SHUTDOWN: Final = {
+    "agent": libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
+    "acpi": libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
+}
+_REBOOT: Final = {
+    "agent": libvirt.VIR_DOMAIN_REBOOT_GUEST_AGENT,
+    "acpi": libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN,
+}
+
 Way = Literal["agent", "acpi"]
+Order = Literal["shutdown", "reboot"]
 
 
 # -- what is there
@@ -114,19 +120,13 @@ def reset(conn: libvirt.virConnect, vm_id: str) -> None:
     conn.lookupByUUIDString(vm_id).reset(0)
 
 
-def shutdown(conn: libvirt.virConnect, vm_id: str, way: Way) -> None:
-    """Ask the guest to end."""
-    flags = {
-        "agent": libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
-        "acpi": libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
-    }
-    conn.lookupByUUIDString(vm_id).shutdownFlags(flags[way])
-
-
-def reboot(conn: libvirt.virConnect, vm_id: str, way: Way) -> None:
-    """Ask the guest to start again."""
-    flags = {"agent": libvirt.VIR_DOMAIN_REBOOT_GUEST_AGENT, "acpi": libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN}
-    conn.lookupByUUIDString(vm_id).reboot(flags[way])
+def order(conn: libvirt.virConnect, vm_id: str, order: Order, way: Way) -> None:
+    """Ask the guest to end or to start again; whether it obeys is told by events."""
+    domain = conn.lookupByUUIDString(vm_id)
+    if order == "shutdown":
+        domain.shutdownFlags(_SHUTDOWN[way])
+    else:
+        domain.reboot(_REBOOT[way])
 
 
 def destroy(conn: libvirt.virConnect, vm_id: str) -> None:
@@ -137,56 +137,14 @@ def destroy(conn: libvirt.virConnect, vm_id: str) -> None:
 # -- devices
 
 
-def set_ticket(conn: libvirt.virConnect, vm_id: str, password: Secret, valid_s: float, connected: str) -> None:
-    """Set the password of the domain's displays, valid for ``valid_s`` seconds from now.
-
-    ``connected`` says what becomes of those who are connected (SPICE only: QEMU's VNC always keeps them).
-
-    Raises:
-        WrongState: it has no display that takes a password.
-    """
+def update_devices(
+    conn: libvirt.virConnect, vm_id: str, change: Callable[[str], Iterable[str]], *, force: bool
+) -> None:
+    """Change live devices: ``change`` makes the XML of the new ones from the domain's. ``force`` opens locked trays."""
     domain = conn.lookupByUUIDString(vm_id)
-    displays = [item for item in fromstring(domain.XMLDesc(0)).iterfind("devices/graphics") if _takes_ticket(item)]
-    if not displays:
-        raise WrongState("set ticket", "it has no display")
-    until = datetime.now(UTC) + timedelta(seconds=valid_s)
-    for display in displays:
-        display.set("passwd", password.reveal())
-        display.set("passwdValidTo", until.strftime("%Y-%m-%dT%H:%M:%S"))
-        if display.get("type") == "spice":
-            display.set("connected", connected)
-        domain.updateDeviceFlags(ET.tostring(display, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-
-def _takes_ticket(display: ET.Element) -> bool:
-    return display.get("type") in {"vnc", "spice"}
-
-
-def change_medium(conn: libvirt.virConnect, vm_id: str, target: str, path: str, *, block: bool) -> None:
-    """Put ``path`` into the removable drive ``target``, or nothing ("").
-
-    Raises:
-        WrongState: there is no such drive.
-    """
-    domain = conn.lookupByUUIDString(vm_id)
-    drive = next(
-        (
-            disk
-            for disk in fromstring(domain.XMLDesc(0)).iterfind("devices/disk")
-            if disk.get("device") in {"cdrom", "floppy"} and disk.find(f"target[@dev='{target}']") is not None
-        ),
-        None,
-    )
-    if drive is None:
-        raise WrongState("change medium", f"there is no removable drive {target}")
-    for name in ("source", "backingStore"):
-        for element in drive.findall(name):
-            drive.remove(element)
-    if path:
-        drive.set("type", "block" if block else "file")
-        ET.SubElement(drive, "source", {"dev" if block else "file": path})
-    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE
-    domain.updateDeviceFlags(ET.tostring(drive, encoding="unicode"), flags)
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | (libvirt.VIR_DOMAIN_DEVICE_MODIFY_FORCE if force else 0)
+    for device in change(domain.XMLDesc(0)):
+        domain.updateDeviceFlags(device, flags)
 
 
 def screenshot(conn: libvirt.virConnect, vm_id: str) -> Picture:
