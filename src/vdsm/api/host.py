@@ -27,7 +27,11 @@ class Host(Protocol):
 
     @verb(rest=post("/host/echo"), pool=Pool.INLINE, while_starting=True)
     def echo(self, message: str) -> str:
-        """Answer with the message."""
+        """Answer with the message.
+
+        Args:
+            message: any text.
+        """
 
     @verb(rest=get("/host/capabilities"), pool=Pool.HOST, legacy="getVdsCapabilities")
     def get_capabilities(self) -> Capabilities:

@@ -55,6 +55,9 @@ class Tokens(Protocol):
     def revoke(self, name: str) -> None:
         """Make a token worthless from now on.
 
+        Args:
+            name: the token's name.
+
         Raises:
             NotFound: there is none of this name.
         """

@@ -18,8 +18,8 @@ from vdsm.api.vm_types import (
     VmStats,
 )
 
-VmIdParam = Annotated[str, Wire("vmID")]
-Seconds = Annotated[int, msgspec.Meta(ge=0, le=86_400)]
+VmIdParam = Annotated[str, Wire("vmID"), msgspec.Meta(description="the VM's id, a UUID")]
+DefinitionName = Annotated[str, msgspec.Meta(description="the VM's name")]
 
 
 @namespace("VM")
@@ -38,6 +38,10 @@ class Vm(Protocol):
         Answers at once, in the state WaitForLaunch; its events and `VM.getStats` tell the rest. A start that fails
         leaves the VM listed as Down with its reason until it is destroyed, and nothing else behind.
 
+        Args:
+            vm_params: the VM.
+            vm_id: its id, a UUID, where ``vm_params`` does not say it.
+
         Raises:
             BadParameter: names the field that is wrong; nothing was created.
             VmExists: a VM of this id or name is there already.
@@ -48,6 +52,10 @@ class Vm(Protocol):
         """Power a VM off at once and forget it; a VM that is Down is forgotten.
 
         Works also while its QEMU does not respond.
+
+        Args:
+            vm_id: the VM's id, a UUID.
+            graceful_attempts: how often it is asked to end before it is killed.
 
         Raises:
             NoSuchVm: this host does not have it.
@@ -158,6 +166,10 @@ class Vm(Protocol):
     def change_cd(self, vm_id: VmIdParam, drive_spec: PathDrive | str) -> VmState:
         """Put another image into the VM's CD drive, or none (an empty path).
 
+        Args:
+            vm_id: the VM's id, a UUID.
+            drive_spec: the image: its path, or an object with it.
+
         Raises:
             NoSuchVm: this host does not have it.
             BadParameter: the image cannot be used; the old one stays.
@@ -167,6 +179,10 @@ class Vm(Protocol):
     @verb(rest=put("/vms/{vm_id}/floppy"), role=Role.OPERATOR, pool=Pool.LIFECYCLE, legacy="changeFloppy")
     def change_floppy(self, vm_id: VmIdParam, drive_spec: PathDrive | str) -> VmState:
         """Put another image into the VM's floppy drive, or none (an empty path).
+
+        Args:
+            vm_id: the VM's id, a UUID.
+            drive_spec: the image: its path, or an object with it.
 
         Raises:
             NoSuchVm: this host does not have it.
@@ -194,7 +210,7 @@ class Definitions(Protocol):
         """All definitions, by name."""
 
     @verb(rest=get("/definitions/{name}"))
-    def get(self, name: str) -> Definition:
+    def get(self, name: DefinitionName) -> Definition:
         """One definition.
 
         Raises:
@@ -205,21 +221,28 @@ class Definitions(Protocol):
     def create(self, definition: DefinitionRequest) -> Definition:
         """Remember a VM; it is not started.
 
+        Args:
+            definition: the VM.
+
         Raises:
             AlreadyExists: there is one of this name or id.
             BadParameter: names the field that is wrong.
         """
 
     @verb(rest=put("/definitions/{name}/autostart"), role=Role.OPERATOR, pool=Pool.LIFECYCLE)
-    def set_autostart(self, name: str, enabled: bool) -> Definition:  # noqa: FBT001 - a setting
+    def set_autostart(self, name: DefinitionName, enabled: bool) -> Definition:  # noqa: FBT001 - a setting
         """Say whether the VM starts with the agent.
+
+        Args:
+            name: the VM's name.
+            enabled: whether it does.
 
         Raises:
             NotFound: there is none of this name.
         """
 
     @verb(rest=post("/definitions/{name}/start"), role=Role.OPERATOR, pool=Pool.LIFECYCLE)
-    def start(self, name: str) -> VmStats:
+    def start(self, name: DefinitionName) -> VmStats:
         """Start the VM of this name.
 
         Raises:
@@ -229,7 +252,7 @@ class Definitions(Protocol):
         """
 
     @verb(rest=delete("/definitions/{name}"), role=Role.OPERATOR, pool=Pool.LIFECYCLE)
-    def delete(self, name: str) -> None:
+    def delete(self, name: DefinitionName) -> None:
         """Forget a definition; a VM that runs from it goes on, its disks stay.
 
         Raises:

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Final, get_args, get_origin
 
 import msgspec
 
-from vdsm.api.contract import Param, Verb
+from vdsm.api.catalogue import PROTOCOLS
+from vdsm.api.contract import Param, Verb, verbs_of
 from vdsm.base import errors
 from vdsm.base.errors import VdsmError
 
@@ -54,6 +55,11 @@ def manual_of(verb: Verb) -> VerbManual:
     return VerbManual(summary.strip(), body.strip(), args, _entries(sections.get("Raises", "")))
 
 
+def namespaces() -> dict[str, type]:
+    """The Protocol class of each namespace."""
+    return {verbs_of(protocol)[0].namespace: protocol for protocol in PROTOCOLS}
+
+
 def error_class(name: str) -> type[VdsmError]:
     """The error class that a docstring names.
 
@@ -69,7 +75,8 @@ def error_class(name: str) -> type[VdsmError]:
 def all_errors() -> list[type[VdsmError]]:
     """The agent's errors that a caller can see, by their names."""
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, VdsmError)]
-    return sorted({kind.name: kind for kind in reversed(kinds)}.values(), key=lambda kind: kind.name)
+    shown = [kind for kind in kinds if kind not in {VdsmError, errors.Rejected}]
+    return sorted(shown, key=lambda kind: kind.name)
 
 
 def failures(verb: Verb) -> dict[type[VdsmError], str]:
