@@ -190,7 +190,7 @@ class Completer:
             for name, command in self._parser.commands.items():
                 yield name, (command.description or "").rstrip(".")
         elif (positional := self._positional()) is not None:
-            yield from self._values_of(positional)
+            yield from self._values_of(positional, current)
 
     def _positional(self) -> Argument | None:
         items = [item for item in self._parser.known if not item.action.option_strings]
@@ -198,7 +198,7 @@ class Completer:
             return items[len(self._positionals)]
         return items[-1] if items and items[-1].action.nargs in {"*", "+"} else None
 
-    def _values_of(self, item: Argument) -> Iterator[Candidate]:
+    def _values_of(self, item: Argument, current: str = "") -> Iterator[Candidate]:
         if item.action.choices:
             yield from ((str(choice), "") for choice in item.action.choices)
         elif item.complete == "file":
@@ -206,7 +206,7 @@ class Completer:
         elif item.complete == "verb":
             yield from _verbs()
         elif item.complete == "params":
-            yield from _parameters(self._positionals[0])
+            yield from _parameters(self._positionals[0], current)
         elif item.complete == "nic":
             yield from (("user", "outgoing connections only"), ("network=", "a bridge of the host"))
         elif item.complete:
@@ -246,12 +246,16 @@ def _verbs() -> Iterator[Candidate]:
     yield from ((name, str(item["summary"])) for name, item in verbs().items())
 
 
-def _parameters(verb: str) -> Iterator[Candidate]:
-    from vdscli.raw_calls import verbs
+def _parameters(verb: str, current: str) -> Iterator[Candidate]:
+    from vdscli.raw_calls import choices, verbs
 
     item: dict[str, Any] = verbs().get(verb, {"params": []})
     for param in item["params"]:
-        yield f"{param['name']}=", f"{param['type']}{', required' if param['required'] else ''}"
+        start = f"{param['name']}="
+        if current.startswith(start):
+            yield from ((f"{start}{choice}", "") for choice in choices(param["type"]))
+        else:
+            yield start, f"{param['type']}{', required' if param['required'] else ''}"
 
 
 def _help(item: Argument) -> str:

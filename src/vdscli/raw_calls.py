@@ -60,7 +60,7 @@ def verbs() -> dict[str, dict[str, Any]]:
 
 
 def types_of(verb: str) -> dict[str, str]:
-    """The JSON type of each parameter of a verb; empty for a verb that this client does not know."""
+    """The type of each parameter of a verb, in words; empty for a verb that this client does not know."""
     try:
         found = verbs().get(verb)
     except CliError:
@@ -82,8 +82,19 @@ def parameters(words: list[str], types: dict[str, str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise BadParams(_INVALID_PARAMS, f"{word}: is neither NAME=VALUE nor the only JSON object")
-        found[name] = value if types.get(name) == "string" else _value(value)
+        found[name] = value if is_text(types.get(name, "")) else _value(value)
     return found
+
+
+def is_text(words: str) -> bool:
+    """Whether a type's words mean a text: ``string``, ``string or null``, ``keep | disconnect``."""
+    return words.startswith("string") or bool(choices(words))
+
+
+def choices(words: str) -> list[str]:
+    """The texts that are possible, where the type's words list them."""
+    found = words.removesuffix(" or null").split(" | ")
+    return found if len(found) > 1 else []
 
 
 def _is_pair(word: str) -> bool:
@@ -126,34 +137,34 @@ def manual(verb: str) -> int:
     found = verbs().get(verb)
     if found is None:
         raise CliError(f"there is no verb {verb}; 'vdscli call --list' names them", NOT_FOUND)
-    params = [_parameter(item) for item in found["params"]]
+    rest = found["rest"]
     print(f"usage: vdscli call {verb} {_usage(found['params'])}".rstrip())
     print(f"\n{found['doc'].strip()}")
-    if params:
-        print("\nparameters:")
-        space = max(len(name) for name, _ in params)
-        for name, words in params:
-            print(f"  {name:{space}}  {words}")
-    print(f"\nneeds the role {found['role']}; in REST: {found['rest']}")
+    _section("parameters", [(item["name"], _parameter(item)) for item in found["params"]])
+    _section("errors", list(found["errors"].items()))
+    print(f"\nresult: {found['result']}")
+    print(f"needs the role {found['role']}; in REST: {rest['method']} /api/v1{rest['path']}")
     return OK
 
 
+def _section(title: str, rows: list[tuple[str, str]]) -> None:
+    if rows:
+        print(f"\n{title}:")
+    space = max((len(name) for name, _ in rows), default=0)
+    for name, words in rows:
+        print(f"  {name:{space}}  {words}")
+
+
 def _usage(params: list[dict[str, Any]]) -> str:
-    shown = []
-    for item in params:
-        pair = f"{json.dumps(item['name'])}: {_example(item['type'])}"
-        shown.append(pair if item["required"] else f"[{pair}]")
-    return f"'{{{', '.join(shown)}}}'" if shown else ""
+    pairs = [f"{json.dumps(item['name'])}: ..." for item in params if item["required"]]
+    shown = f"'{{{', '.join(pairs)}}}'" if pairs else ""
+    return shown or ("['{...}']" if params else "")
 
 
-def _example(kind: str) -> str:
-    return {"string": '"..."', "object": "{...}", "array": "[...]"}.get(kind, kind.upper())
-
-
-def _parameter(item: dict[str, Any]) -> tuple[str, str]:
+def _parameter(item: dict[str, Any]) -> str:
     words = str(item["type"])
     if item["required"]:
         words += ", required"
-    elif item.get("default") is not None:
+    elif item["default"] not in (None, "", [], {}):
         words += f", default {json.dumps(item['default'], ensure_ascii=False)}"
-    return item["name"], words
+    return f"{words}: {item['description']}" if item["description"] else words

@@ -47,10 +47,10 @@ def _simple(session: Session, word: str, route: str, done: str, body: dict[str, 
     return session.each(session.args.vm, act)
 
 
-def with_name(vm: Vm, act: Callable[[], None]) -> None:
+def with_name(vm: Vm, act: Callable[[], Any]) -> Any:
     """Do something with a VM; a refusal because of its state names it as its people do."""
     try:
-        act()
+        return act()
     except RequestFailed as error:
         if error.exit_code == WRONG_STATE and vm.name not in str(error) and vm.vm_id not in str(error):
             raise CliError(f"{vm.name}: {error}", WRONG_STATE) from error
@@ -106,12 +106,14 @@ def _stop(session: Session, text: str) -> None:
         session.out.done(f"{vm.name}: is Down already", inventory.stats_of(client, vm))
         return
     wait_s = args.wait_s or STOP_WAIT_S
-    request = {"message": args.message, "timeout": max(1, int(wait_s)), "force": args.force}
-    with_name(vm, lambda: client.post(f"{vm.path}/shutdown", request))
+    # The agent tries each way for this long: the guest's agent, when there is one, then the power button.
+    ways = 2 if inventory.stats_of(client, vm).get("guest_agent") else 1
+    request = {"message": args.message, "timeout": max(1, int(wait_s / ways)), "force": args.force}
+    state = with_name(vm, lambda: client.post(f"{vm.path}/shutdown", request))
     if args.no_wait:
         session.out.done(f"{vm.name}: was asked to shut down", inventory.stats_of(client, vm))
         return
-    stats = waiting.until(session, vm, _obeys(), words="stopping", wait_s=wait_s)
+    stats = waiting.until(session, vm, _obeys(state["status"]), words="stopping", wait_s=wait_s)
     if stats is None and args.force:
         # The agent powers it off by itself now; if it does not, we do.
         stats = waiting.until(session, vm, waiting.down, words="powering off", wait_s=_FORCED_WAIT_S)
@@ -125,9 +127,9 @@ def _stop(session: Session, text: str) -> None:
     session.out.done(f"{vm.name}: Down ({waiting.why_down(stats)})", stats)
 
 
-def _obeys() -> Callable[[waiting.Stats], bool]:
-    """Down, or no longer Powering down: then the agent has given up."""
-    asked = False
+def _obeys(status: str) -> Callable[[waiting.Stats], bool]:
+    """Down, or no longer Powering down as it was: then the agent has given up."""
+    asked = status == "Powering down"
 
     def reached(stats: waiting.Stats) -> bool:
         nonlocal asked

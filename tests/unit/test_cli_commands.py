@@ -399,6 +399,7 @@ def test_stop_waits_until_it_is_down(agent: Agent, run: Run) -> None:
     agent.in_turn(
         "GET",
         f"/vms/{A}/stats",
+        clean(stats("web1", A), vm_types.VmStats),
         clean(stats("web1", A, "Powering down"), vm_types.VmStats),
         clean(down, vm_types.VmStats),
     )

@@ -248,6 +248,7 @@ def completed(capsys: pytest.CaptureFixture[str], *words: str, shell: str = "zsh
         (["token", "create", "t", "--role", "a"], ["admin"]),
         (["call", "VM.set"], ["VM.setTicket"]),
         (["call", "VM.pause", "v"], ["vmID="]),
+        (["call", "VM.setTicket", "existingConnAction=f"], ["existingConnAction=fail"]),
         (["--soc"], ["--socket"]),
         (["vm", "pause", "--", "w"], ["web1", "web2"]),
         (["nonsense", ""], ["vm", "host", "events", "top", "token", "call", "completion"]),
