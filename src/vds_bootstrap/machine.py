@@ -40,7 +40,7 @@ def check(layout: Layout) -> list[Finding]:
 
 def _user() -> Finding:
     if os.geteuid() == 0:
-        return Finding("ok", "running as root")
+        return Finding("ok", "root")
     return Finding("error", "not running as root", "preparing a host needs root: use sudo make run")
 
 
@@ -61,7 +61,7 @@ def _processor() -> Finding:
     count = len(os.sched_getaffinity(0))
     if machine != "x86_64":
         return Finding("error", f"the processor is {machine}", "only x86-64 (amd64) machines are supported so far")
-    return Finding("ok", f"{count} x86-64 CPU{'s' if count > 1 else ''}")
+    return Finding("ok", f"{count} CPU{'s' if count > 1 else ''}")
 
 
 def _memory() -> Finding:
@@ -74,7 +74,7 @@ def _memory() -> Finding:
             f"{available} MiB of memory are available",
             f"the agent, libvirt and a small VM want {MIN_MEMORY_MIB} MiB",
         )
-    return Finding("ok", f"{available} MiB of memory available")
+    return Finding("ok", f"{available / 1024:.1f} GiB of memory")
 
 
 def _disk(state_dir: Path) -> Finding:
@@ -89,7 +89,7 @@ def _disk(state_dir: Path) -> Finding:
 
 def _acceleration() -> Finding:
     if Path("/dev/kvm").exists():
-        return Finding("ok", "/dev/kvm is there (the agent tries once whether guests really run with it)")
+        return Finding("ok", "/dev/kvm")
     return Finding(
         "warning", "there is no /dev/kvm: VMs will be emulated, slowly", "enable virtualization in the firmware"
     )

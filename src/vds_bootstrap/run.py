@@ -37,6 +37,7 @@ def run(layout: Layout, progress: Progress, *, stay: bool) -> int:
     """
     signals = Signals()
     signals.install()
+    signals.end_with_make()
     try:
         setup.check(layout, progress)
         setup.tools(progress, dev=False)

@@ -41,7 +41,7 @@ def check(layout: Layout, progress: Progress) -> None:
     """
     findings = machine.check(layout)
     with progress.step("Checking this machine") as outcome:
-        outcome.say("; ".join(finding.what for finding in findings if finding.level == "ok"))
+        outcome.say(", ".join(finding.what for finding in findings if finding.level == "ok"))
     for finding in findings:
         if finding.level == "warning":
             progress.line(f"          note: {finding.what} - {finding.remedy}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -30,6 +34,13 @@ class Signals:
         for number in NUMBERS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
+
+    @staticmethod
+    def end_with_make() -> None:
+        """Have the kernel send SIGTERM when make, our parent, is killed by force; another parent does not matter."""
+        parent = Path(f"/proc/{os.getppid()}/comm")
+        if parent.exists() and parent.read_text(encoding="utf-8").strip() == "make":
+            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
     def finish(self) -> None:
         """From now on signals are taken no notice of: the command is ending already."""
