@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run setup test check docs fmt clean clean-host
+.PHONY: help run setup test check lint types layers unit docs fmt clean clean-host
 
 PYTHON := /usr/bin/python3
 BIN := .venv/bin
@@ -27,10 +27,19 @@ test: | $(PYTHON) ## all tests, on real libvirt and QEMU (needs root)
 
 check: | $(PYTHON) ## the quick part: lint, types, layers, sizes, unit tests (under a minute)
 	@$(BOOTSTRAP) setup --dev --tools-only
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target types unit lint layers
+
+lint:
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+
+types:
 	$(BIN)/mypy
+
+layers:
 	$(BIN)/lint-imports
+
+unit:
 	$(BIN)/pytest -q tests/style tests/unit $(ARGS)
 
 docs: ## write the generated files anew: OpenAPI document, verb list, API reference
