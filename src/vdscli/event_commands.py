@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 5.0
 _RESET: Final = "reset"
+_NO_ERROR: Final = "NOERR"
 _SHOWN: Final = frozenset({"vm_id", "vm_name", "status", "notify_time", "status_time", "hash", "time_offset"})
 
 
@@ -28,23 +29,34 @@ def events(session: Session) -> None:
     wanted = {inventory.find(session.client, text).vm_id for text in args.vm}
     names = {vm.vm_id: vm.name for vm in inventory.inventory(session.client)}
     deadline_s = None if args.for_s is None else time.monotonic() + args.for_s
+    said: dict[str, str] = {}
     left = args.count
     for event in _followed(session, deadline_s):
         body = _decoded(event)
-        vm_id = body.get("vm_id")
-        if wanted and vm_id not in wanted:
+        if wanted and body.get("vm_id") not in wanted:
             continue
-        if isinstance(vm_id, str) and body.get("vm_name"):
-            names[vm_id] = str(body["vm_name"])
         if session.out.as_json:
             print(json.dumps({"id": event.ident, "event": event.name, "data": body}, ensure_ascii=False), flush=True)
-        else:
-            session.out.line(_sentence(event.name, body, names))
-            sys.stdout.flush()
+        elif not _say(session, event.name, body, names, said):
+            continue
         if left is not None:
             left -= 1
             if left <= 0:
                 return
+
+
+def _say(session: Session, name: str, body: dict[str, Any], names: dict[str, str], said: dict[str, str]) -> bool:
+    """Print an event's sentence; False: it would be what was said of this VM last."""
+    about = str(body.get("vm_id", ""))
+    if body.get("vm_name"):
+        names[about] = str(body["vm_name"])
+    sentence = _sentence(name, body, names)
+    if about and said.get(about) == sentence:
+        return False
+    said[about] = sentence
+    session.out.line(f"{time.strftime('%H:%M:%S')}  {sentence}")
+    sys.stdout.flush()
+    return True
 
 
 def _followed(session: Session, deadline_s: float | None) -> Iterator[StreamEvent]:
@@ -87,19 +99,18 @@ def _decoded(event: StreamEvent) -> dict[str, Any]:
 
 
 def _sentence(name: str, body: dict[str, Any], names: dict[str, str]) -> str:
-    start = time.strftime("%H:%M:%S")
     vm_id = body.get("vm_id")
     if vm_id is None:
         facts = ", ".join(f"{key} {value}" for key, value in body.items() if key not in _SHOWN and value is not None)
-        return f"{start}  {name}  {facts}".rstrip()
+        return f"{name}  {facts}".rstrip()
     more = []
     if body.get("exit_message"):
         more.append(str(body["exit_message"]))
-    if body.get("pause_code") and body.get("status") == "Paused":
+    if body.get("pause_code", _NO_ERROR) != _NO_ERROR and body.get("status") == "Paused":
         more.append(f"paused by {body['pause_code']}")
     if int(body.get("monitor_response") or 0) < 0:
         more.append("not responding")
     if body.get("guest_agent"):
         more.append("guest agent connected")
-    words = f"{start}  {names.get(vm_id, vm_id)}  {body.get('status', name)}"
+    words = f"{names.get(vm_id, vm_id)}  {body.get('status', name)}"
     return f"{words}  ({'; '.join(more)})" if more else words

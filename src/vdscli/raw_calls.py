@@ -88,7 +88,8 @@ def parameters(words: list[str], types: dict[str, str]) -> dict[str, Any]:
 
 def is_text(words: str) -> bool:
     """Whether a type's words mean a text: ``string``, ``string or null``, ``keep | disconnect``."""
-    return words.startswith("string") or bool(choices(words))
+    words = words.removesuffix(" or null")
+    return (words.startswith("string") and " or " not in words) or bool(choices(words))
 
 
 def choices(words: str) -> list[str]:

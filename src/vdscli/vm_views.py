@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from vdscli import inventory, units
@@ -48,6 +49,8 @@ def show_all(session: Session) -> None:
             session.out.line(vm["name"])
     else:
         session.out.table(_COLUMNS, [_row(vm, full=session.args.full) for vm in vms])
+        if not vms and sys.stdout.isatty():
+            session.out.note("no VMs yet: 'vdscli vm create --help' tells how to make one")
 
 
 def listed(client: Client) -> list[dict[str, Any]]:
@@ -150,9 +153,14 @@ def _state_facts(vm: inventory.Vm, stats: dict[str, Any], definition: dict[str, 
         ("Id", vm.vm_id),
         ("Status", status),
         ("Ended", str(stats.get("exit_message") or "") if not running else ""),
-        ("Paused by", str(stats.get("pause_code") or "") if stats["status"] == "Paused" else ""),
+        ("Paused by", _pause_reason(stats)),
         ("Defined here", stored),
     ]
+
+
+def _pause_reason(stats: dict[str, Any]) -> str:
+    reason = str(stats.get("pause_code") or "")
+    return "" if stats["status"] != "Paused" or reason == "NOERR" else reason
 
 
 def _hardware_facts(info: dict[str, Any]) -> Facts:
