@@ -174,6 +174,9 @@ def _check_disk(field: str, disk: DiskSpec, machine: str) -> None:
     if disk.effective_bus not in _BUSES[disk.device]:
         buses = " or ".join(bus for bus in _BUSES[disk.device] if bus != "ide")
         raise BadParameter(f"{field}.bus", f"must be {buses} for a {disk.device}, is {disk.bus}")
+    if disk.readonly and disk.device == "disk" and disk.effective_bus in {"sata", "ide"}:
+        # No such disk exists in hardware, and so QEMU has none.
+        raise BadParameter(f"{field}.readonly", f"a disk on {disk.effective_bus} cannot be read-only")
     if disk.effective_bus == "ide" and machine != "pc":
         raise BadParameter(f"{field}.bus", f"ide does not exist in the machine {machine}")
 

@@ -17,8 +17,13 @@ from vdsm.virt.domxml.facts import ConsoleFacts, DiskFacts, DomainFacts, Graphic
 MARK: Final = f"{{{tree.AGENT}}}agent"
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 
-# These change while a VM runs without a device having changed: agent connects, ticket set, balloon moves.
-_PASSING: Final = frozenset({"state", "passwd", "passwdValidTo", "connected"})
+# These change while a VM runs without a device having changed: a guest's agent connects, a ticket is set.
+_PASSING: Final = frozenset({
+    ("target", "state"),
+    ("graphics", "passwd"),
+    ("graphics", "passwdValidTo"),
+    ("graphics", "connected"),
+})
 
 _Ids = dict[str, str]
 
@@ -222,7 +227,7 @@ def _devices_hash(root: ET.Element) -> str:
 def _canonical(element: ET.Element) -> Iterator[str]:
     yield element.tag
     for name, value in sorted(element.attrib.items()):
-        if name not in _PASSING:
+        if (element.tag, name) not in _PASSING:
             yield f"{name}\x1f{value}"
     if element.text and (text := element.text.strip()):
         yield text
