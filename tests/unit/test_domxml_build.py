@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vdsm.base.errors import BadParameter
@@ -163,6 +163,7 @@ def test_more_disks_than_letters():
     assert [disk.target for disk in facts.disks][25:28] == ["vdz", "vdaa", "vdab"]
 
 
+@settings(deadline=None)
 @given(st.uuids(), st.integers(0, 31))
 def test_generated_addresses_are_local_unicast_and_stay(ident, index):
     mac = domxml.mac_of(VmId(str(ident)), index)
@@ -184,6 +185,7 @@ def test_a_bad_description_is_refused_in_its_own_words():
 cmdlines = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp", "Zs")), max_size=60)
 
 
+@settings(deadline=None)
 @given(cmdline=cmdlines, memory=st.integers(16, 4096), vcpus=st.integers(1, 8))
 def test_whatever_is_described_is_read_back(cmdline, memory, vcpus):
     spec = replace(PLAIN, memory_mib=memory, vcpus=vcpus, boot=BootSpec(kernel="/k", cmdline=cmdline))

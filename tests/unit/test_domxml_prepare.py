@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vdsm.base.errors import BadParameter
@@ -329,6 +329,7 @@ def test_a_domain_without_devices_is_refused():
     assert refused(ENGINE[:start] + ENGINE[end:]).field == "xml.devices"
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(ENGINE)), st.integers(0, 80), st.text(max_size=12))
 def test_no_damage_makes_anything_but_a_clear_refusal(start, length, text):
     damaged = ENGINE[:start] + text + ENGINE[start + length :]
