@@ -108,6 +108,9 @@ def forget(session: Session) -> int:
     def act(text: str) -> None:
         vm = _defined(session, text)
         session.client.delete(vm.definition_path)
+        if vm.live and vm.is_down:
+            # What is left of its last run would go on being listed under its name.
+            session.client.delete(vm.path)
         words = "" if vm.is_down else f"; it goes on ({vm.status})"
         session.out.done(f"{vm.name}: definition forgotten{words}", vm._asdict() | {"defined": False})
 

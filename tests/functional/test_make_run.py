@@ -2,69 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lab.fresh import FreshHost, eventually
+from lab.make_run import MakeRun
 from needs import needs
 from vds_bootstrap.guest import Guest
 
 pytestmark = [needs("root", "qemu", "busybox", "program:libvirtd", "program:make"), pytest.mark.timeout(400)]
-
-UP = "Press Ctrl-C"
-RUN_S = 240.0
-
-
-class MakeRun:
-    """A ``make run`` in a host, in a process group of its own, as a terminal's shell would start it."""
-
-    def __init__(self, host: FreshHost, *words: str) -> None:
-        self.host = host
-        self._log = host.directory / f"make-run-{time.monotonic_ns()}.log"
-        self.process = subprocess.Popen(
-            host.enter("make", "run", *words),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log.open("wb"),
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-
-    def text(self) -> str:
-        return self._log.read_text()
-
-    def wait_up(self) -> str:
-        eventually(lambda: UP in self.text() or self.process.poll() is not None, f"{UP}\n{self.text()}", RUN_S)
-        assert UP in self.text(), self.text()
-        return self.text()
-
-    def press_ctrl_c(self) -> None:
-        """Send SIGINT to the whole process group as a terminal does; not to nsenter, which no terminal has."""
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                pid = int(path.name)
-                if os.getpgid(pid) == self.process.pid != pid:
-                    os.kill(pid, signal.SIGINT)
-
-    def wait_end(self) -> int:
-        return self.process.wait(RUN_S)
-
-    def runner(self) -> int:
-        """The pid of the python that make started, as the machine sees it."""
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                words = path.read_bytes().split(b"\0")
-                inside = (path.parent / "ns/pid").readlink() == Path(f"/proc/{self.host.pid}/ns/pid").readlink()
-                if inside and b"vds_bootstrap" in words and b"run" in words:
-                    return int(path.parent.name)
-        raise AssertionError("make run has no runner")
 
 
 @pytest.fixture(scope="module")
