@@ -108,12 +108,14 @@ class Arguments:
         values.update(parts.path)
         return values
 
-    def renamed(self, error: BadParameter) -> BadParameter:
-        """The same error with the field's name as a REST caller knows it."""
-        field = _with_first(error.field, self._clean)
+    def renamed(self, error: BadParameter, values: Mapping[str, Any]) -> BadParameter:
+        """The same error with the field's name as the REST caller who sent ``values`` knows it."""
+        field = _with_first(error.field, self._clean, values)
         if self._body is not None and _first_name(field) == self._body:
             field = field.removeprefix(self._body).removeprefix(".") or "body"
-        return BadParameter(_with_first(field, self._body_fields), error.reason)
+        body = values.get(self._body or "")
+        sent = body if isinstance(body, dict) else {}
+        return BadParameter(_with_first(field, self._body_fields, sent), error.reason)
 
     def _add_query(self, values: dict[str, Any], query: Sequence[tuple[str, str]]) -> None:
         for name, text in query:
@@ -146,10 +148,10 @@ def _first_name(field: str) -> str:
     return match[0] if match else ""
 
 
-def _with_first(field: str, clean: Mapping[str, str]) -> str:
-    """The field with its first name as REST has it; a service may have named it as the wire does."""
+def _with_first(field: str, clean: Mapping[str, str], sent: Mapping[str, Any]) -> str:
+    """The field with its first name as REST has it: a service may name it as the wire does, unless it was sent so."""
     first = _first_name(field)
-    return clean.get(first, first) + field[len(first) :]
+    return field if first in sent else clean.get(first, first) + field[len(first) :]
 
 
 def _clean_names(declared: Any) -> dict[str, str]:

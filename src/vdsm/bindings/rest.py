@@ -169,10 +169,11 @@ class RestApp:
         arguments = Arguments(verb)
 
         def call(parts: Parts) -> bytes | None:
+            values = arguments.values(parts)
             try:
-                return bound.call_clean(arguments.values(parts))
+                return bound.call_clean(values)
             except BadParameter as error:
-                raise arguments.renamed(error) from error
+                raise arguments.renamed(error, values) from error
 
         async def serve(request: Request) -> Response:
             caller = self._caller(request, verb.role, verb.name)
