@@ -16,7 +16,6 @@ from vdsm.bindings.tokens import token_caller
 from vdsm.services import tokens
 from vdsm.services.tokens import TokenService
 
-
 _BAD_HASH = json.dumps({
     "version": 1,
     "tokens": [{"name": "a", "role": "admin", "created": "2026-01-01T00:00:00Z", "expires": None, "sha256": "zz"}],
