@@ -255,3 +255,7 @@ class LightHost:
     def thaw(self, vm_id: str) -> None:
         """Let a VM's QEMU go on."""
         os.kill(self.qemu_pid(vm_id), signal.SIGCONT)
+
+    def kill_qemu(self, vm_id: str) -> None:
+        """Kill a VM's QEMU (kill -9)."""
+        os.kill(self.qemu_pid(vm_id), signal.SIGKILL)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
 
 from vdsm.base.errors import WrongState
 from vdsm.virt import domxml
 from vdsm.virt.disks import Location
 from vdsm.virt.requests import ChangeMedium, SetTicket
+
+_AGENT: Final = re.compile(r"<target\b[^>]*name='org\.qemu\.guest_agent\.0'[^>]*state='connected'")
 
 
 def tickets(xml: str, facts: domxml.DomainFacts, ask: SetTicket, valid_to: datetime) -> Iterable[str]:
@@ -36,3 +40,8 @@ def medium(xml: str, ask: ChangeMedium) -> Iterable[str]:
     """
     location = Location(ask.path, ask.block) if ask.path else None
     return [domxml.medium(xml, ask.target, location)]
+
+
+def agent_connected(xml: str) -> bool:
+    """Whether a live domain XML says that the guest's agent has its channel open."""
+    return _AGENT.search(xml) is not None

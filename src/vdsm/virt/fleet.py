@@ -31,12 +31,13 @@ from vdsm.system.libvirt.facts import (
     Started,
 )
 from vdsm.virt import endings
+from vdsm.virt.changes import agent_connected
 from vdsm.virt.domxml import DomainFacts, Prepared, describe
 from vdsm.virt.guests import GuestWatch
 from vdsm.virt.health import Cause, Responsiveness
 from vdsm.virt.hypervisor import Hypervisor
 from vdsm.virt.lifecycle import Status
-from vdsm.virt.machine import Machine, agent_connected
+from vdsm.virt.machine import Machine
 from vdsm.virt.records import Record, Records
 from vdsm.virt.requests import Ask
 from vdsm.virt.sampling import Sampler
@@ -99,6 +100,7 @@ class Fleet:
             hypervisor=hypervisor,
             records=records,
             pool=self._pool,
+            record=self._record,
             publish=self._announce,
             gone=self._remove,
             suspect=lambda vm_id: self._health.blame(vm_id, Cause.STUCK),
@@ -167,7 +169,6 @@ class Fleet:
         except VdsmError:
             self._remove(view.vm_id)
             raise
-        self._record(view)  # while libvirt works; the domain itself carries our mark
         return view
 
     def get(self, vm_id: str) -> VmView:

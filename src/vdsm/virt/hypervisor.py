@@ -195,7 +195,11 @@ class LibvirtHypervisor:
     def destroy(self, vm_id: str) -> None:
         """See Hypervisor."""
         self._about(
-            URGENT, lambda conn: domains.destroy(conn, vm_id), "destroy", vm_id, deadline_s=self._deadlines.destroy_s
+            URGENT,
+            lambda conn: domains.destroy(conn, vm_id, MARK),
+            "destroy",
+            vm_id,
+            deadline_s=self._deadlines.destroy_s,
         )
 
     def update_devices(self, vm_id: str, change: Callable[[str], Iterable[str]], *, force: bool) -> None:

@@ -4,45 +4,28 @@
     news      --tell-->  | strand |  --> view (replaced as a whole) --> publish
     alarms    --tick-->  +--------+
 
-A start and a stop take long: a request begins them, news end them. Only the sampler writes the view's sample, and
-only through ``sampled``.
+A start and a stop take long: a request begins them, news end them. Only the sampler writes the view's sample.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 from vdsm.base.clock import monotonic_s, now_utc
 from vdsm.base.errors import Failed, NotFound, NotResponding, Unfinished, Unreachable, VdsmError
 from vdsm.base.ids import VmId
-from vdsm.system.libvirt.facts import (
-    AgentConnected,
-    ConsoleClient,
-    DevicesChanged,
-    DomainEvent,
-    IoError,
-    PauseCause,
-    Paused,
-    Rebooted,
-    Resumed,
-    Returned,
-    ShutdownBy,
-    ShuttingDown,
-    Started,
-    Stopped,
-)
+from vdsm.system.libvirt import facts as news
 from vdsm.virt import changes, endings, lifecycle
 from vdsm.virt.alarms import Alarms
 from vdsm.virt.domxml import describe
 from vdsm.virt.lifecycle import ALIVE, Happening, Request, Status
-from vdsm.virt.persuasion import Persuasion
+from vdsm.virt.persuasion import ALARM, Persuasion
 from vdsm.virt.requests import Ask, ChangeMedium, Cont, Pause, Reset, SetTicket, Shutdown
 from vdsm.virt.strand import Strand
 from vdsm.virt.surroundings import Surroundings
@@ -50,17 +33,13 @@ from vdsm.virt.view import Exit, GuestInfo, PauseCode, Screenshot, VmChange, VmS
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
+
 # News of what we have just done ourselves arrive within this time, and say nothing new.
 ECHO_S: Final = 2.0
 _RETRY_S: Final = 5.0
 # Firmware may reset a machine several times in a row.
 _SETTLE_S: Final = 1.0
-_AGENT: Final = re.compile(r"<target\b[^>]*name='org\.qemu\.guest_agent\.0'[^>]*state='connected'")
-
-
-def agent_connected(xml: str) -> bool:
-    """Whether a live domain XML says that the guest's agent has its channel open."""
-    return _AGENT.search(xml) is not None
 
 
 class Machine:
@@ -100,7 +79,7 @@ class Machine:
         self._destroying = False
         self._outcome_unknown = False
         self._refreshing = False
-        self._shutdown_by: ShutdownBy | None = None
+        self._shutdown_by: news.ShutdownBy | None = None
         self._io_code: PauseCode | None = None
         if view.status is Status.POWERING_UP:
             self._await_boot()
@@ -129,15 +108,11 @@ class Machine:
             Unreachable, NotResponding, Busy: nothing was begun.
         """
         self._launching = launching = self._world.hypervisor.launch(xml, paused=paused)
-        self.strand.tell(self._change, What.CREATED)
+        self.strand.tell(self._created)  # runs while libvirt works
         launching.add_done_callback(lambda _future: self.strand.tell(self._launched, launching, paused=paused))
 
     def ask(self, ask: Ask) -> Future[VmView]:
-        """Queue a request.
-
-        Raises:
-            Busy: too many wait.
-        """
+        """Queue a request; Busy when too many wait."""
         return self.strand.ask(self._perform, ask)
 
     def ask_screenshot(self) -> Future[Screenshot]:
@@ -147,14 +122,13 @@ class Machine:
     def destroy(self) -> Future[None]:
         """Power off and forget, before everything else that waits; the future is done when the VM is gone."""
         with self._lock:
-            gone = self._gone
-            if gone is not None:
-                return gone
-            self._gone = gone = Future()
+            if self._gone is not None:
+                return self._gone
+            self._gone = gone = Future[None]()
         self.strand.urge(self._destroy).add_done_callback(self._destroy_failed)
         return gone
 
-    def tell(self, event: DomainEvent) -> None:
+    def tell(self, event: news.DomainEvent) -> None:
         """Put news into the inbox."""
         if not self.strand.tell(self._on, event):
             log.warning("VM %s: too many news, dropped %s", self.vm_id, event)
@@ -163,7 +137,7 @@ class Machine:
         """Say that libvirt does not run the VM."""
         self.strand.tell(self._missing, how)
 
-    def tell_running(self, paused: PauseCause | None, since_s: float) -> None:
+    def tell_running(self, paused: news.PauseCause | None, since_s: float) -> None:
         """Say that libvirt has been seen running the VM, paused or not, at a time after ``since_s``."""
         self.strand.tell(self._seen, paused, since_s)
 
@@ -196,10 +170,9 @@ class Machine:
         self._world.publish(VmChange(view, what))
 
     def _enter(self, status: Status, **changes: Any) -> None:
-        old = self._view.status
         if status is not Status.PAUSED:
             changes.setdefault("pause_code", PauseCode.NONE)
-        log.info("VM %s (%s): %s -> %s", self.vm_id, self._view.name, old.value, status.value)
+        log.info("VM %s (%s): %s -> %s", self.vm_id, self._view.name, self._view.status.value, status.value)
         self._change(What.STATUS, status=status, status_time_s=monotonic_s(), **changes)
 
     def _happen(self, happening: Happening, **changes: Any) -> bool:
@@ -210,6 +183,10 @@ class Machine:
         return True
 
     # -- the strand only: start and end
+
+    def _created(self) -> None:
+        self._world.record(self._view)
+        self._change(What.CREATED)
 
     def _launched(self, launching: Future[None], *, paused: bool) -> None:
         self._launching = None
@@ -224,16 +201,15 @@ class Machine:
             log.error("VM %s could not be started: %s", self.vm_id, error)
             self._end(endings.not_started(error))
         else:
-            self._runs(PauseCause.USER if paused else None)
+            self._runs(news.PauseCause.USER if paused else None)
 
-    def _runs(self, paused: PauseCause | None) -> None:
+    def _runs(self, paused: news.PauseCause | None) -> None:
         self._outcome_unknown = False
-        now_s = monotonic_s()
         if paused is None:
-            self._happen(Happening.LAUNCHED, started_s=now_s)
+            self._happen(Happening.LAUNCHED)
             self._await_boot()
         else:
-            self._happen(Happening.LAUNCHED_PAUSED, started_s=now_s, pause_code=endings.paused(paused))
+            self._happen(Happening.LAUNCHED_PAUSED, pause_code=endings.paused(paused))
         if self._destroying:
             self._destroy()
         else:
@@ -241,7 +217,7 @@ class Machine:
 
     def _await_boot(self) -> None:
         self._booted = False
-        self._alarms.drop("ladder")
+        self._alarms.drop(ALARM)
         if self._view.facts.agent_channel:
             self._alarms.set("up", self._world.patience.up_after_s, self._boot)
         elif self._view.status is Status.REBOOT_IN_PROGRESS:
@@ -293,13 +269,12 @@ class Machine:
     def _note(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except VdsmError as error:
-            log.error("VM %s: %s", self.vm_id, error)  # noqa: TRY400 - the VM has ended all the same
+        except Exception:
+            log.exception("VM %s: not all was cleaned up", self.vm_id)  # it has ended all the same
 
     def _destroy(self) -> None:
         self._destroying = True
-        status = self._view.status
-        if status is Status.DOWN:
+        if self._view.status is Status.DOWN:
             self._forget()
             return
         if self._launching is not None and self._launching.cancel():
@@ -309,17 +284,15 @@ class Machine:
         except NotFound:
             if self._launching is not None:
                 return  # libvirt does not have it yet: the start's news come back here
-        except Unfinished:
-            raise  # it is still being ended: the news of its end will make it gone
-        except VdsmError:
-            self._destroying = False
+        except VdsmError as error:
+            # When the deadline passed it is still being ended, and the news of that will make it gone.
+            self._destroying = isinstance(error, Unfinished)
             raise
         if self._launching is None:
             self._end(endings.DESTROYED)
 
     def _destroy_failed(self, outcome: Future[None]) -> None:
-        error = outcome.exception()
-        if error is None:
+        if (error := outcome.exception()) is None:
             return
         with self._lock:
             gone, self._gone = self._gone, None
@@ -330,12 +303,15 @@ class Machine:
 
     def _perform(self, ask: Ask) -> VmView:
         self._admit(ask.request)
+        self._watched(lambda: self._do(ask))
+        return self._view
+
+    def _watched(self, call: Callable[[], R]) -> R:
         try:
-            self._do(ask)
+            return call()
         except Unfinished:
             self._world.suspect(self.vm_id)
             raise
-        return self._view
 
     def _admit(self, request: Request) -> Status:
         status = lifecycle.after(self._view.status, request)
@@ -352,17 +328,17 @@ class Machine:
             case Pause():
                 if self._view.status is not Status.PAUSED:
                     hypervisor.pause(vm_id)
-                    self._echo(Paused)
+                    self._echo(news.Paused)
                     self._enter(Status.PAUSED, pause_code=PauseCode.USER)
             case Cont():
                 if self._view.status is Status.PAUSED:
                     hypervisor.resume(vm_id)
-                    self._echo(Resumed)
+                    self._echo(news.Resumed)
                     self._resumed()
             case Reset():
                 hypervisor.reset(vm_id)
                 self._enter(lifecycle.after(self._view.status, ask.request))
-                self._alarms.set("ladder", ECHO_S, self._stayed)  # QEMU may not tell
+                self._alarms.set(ALARM, ECHO_S, self._stayed)  # QEMU may not tell
             case Shutdown():
                 if ask.delay_s > 0:
                     self._alarms.set("delay", ask.delay_s, lambda: self._shut_down(ask))
@@ -380,36 +356,19 @@ class Machine:
 
     def _screenshot(self) -> Screenshot:
         self._admit(Request.SCREENSHOT)
-        try:
-            picture = self._world.hypervisor.screenshot(self.vm_id)
-        except Unfinished:
-            self._world.suspect(self.vm_id)
-            raise
+        picture = self._watched(lambda: self._world.hypervisor.screenshot(self.vm_id))
         return Screenshot(picture.data, picture.mime_type)
 
     def _shut_down(self, ask: Shutdown) -> None:
         status = self._admit(ask.request)
-        persuasion = Persuasion(self._world.hypervisor, self.vm_id, ask, agent=self._view.agent_connected)
-        if self._persuade(persuasion):
-            self._asked_to_end = not ask.reboot
-            self._enter(status)
+        step_s = self._world.patience.step_s if ask.step_s is None else ask.step_s
+        persuasion = Persuasion(self._world.hypervisor, self.vm_id, ask, lambda: self._not_obeyed(ask))
+        persuasion.begin(self._alarms, step_s, agent=self._view.agent_connected)
+        self._asked_to_end = not ask.reboot
+        self._enter(status)
 
-    def _persuade(self, persuasion: Persuasion) -> bool:
-        if not persuasion.go_on():
-            return False
-        step_s = persuasion.ask.step_s
-        self._alarms.set(
-            "ladder", self._world.patience.step_s if step_s is None else step_s, lambda: self._not_obeyed(persuasion)
-        )
-        return True
-
-    def _not_obeyed(self, persuasion: Persuasion) -> None:
-        try:
-            if self._persuade(persuasion):
-                return
-        except VdsmError as error:
-            log.info("VM %s: no way left to ask it: %s", self.vm_id, error)
-        if persuasion.ask.force and not persuasion.ask.reboot:
+    def _not_obeyed(self, ask: Shutdown) -> None:
+        if ask.force and not ask.reboot:
             log.info("VM %s does not shut down: powering it off", self.vm_id)
             self._world.hypervisor.destroy(self.vm_id)
             self._end(endings.DESTROYED)
@@ -422,53 +381,53 @@ class Machine:
 
     # -- the strand only: news
 
-    def _on(self, event: DomainEvent) -> None:
+    def _on(self, event: news.DomainEvent) -> None:
         match event:
-            case Paused() | Resumed() | ShuttingDown() | Stopped() | Rebooted():
+            case news.Paused() | news.Resumed() | news.ShuttingDown() | news.Stopped() | news.Rebooted():
                 self._on_life(event)
-            case IoError():
+            case news.IoError():
                 self._io_error(event)
-            case ConsoleClient(address=address, connected=connected):
+            case news.ConsoleClient(address=address, connected=connected):
                 self._change(What.CONSOLE, client_address=address if connected else "")
-            case AgentConnected(connected=connected):
+            case news.AgentConnected(connected=connected):
                 self._agent(connected=connected)
-            case DevicesChanged():
+            case news.DevicesChanged():
                 if not self._refreshing:
                     self._refreshing = True
                     self.strand.tell(self._refresh)
-            case Started() | Returned():
+            case news.Started() | news.Returned():
                 pass  # the fleet's business
             case _:
                 assert_never(event)
 
-    def _on_life(self, event: Paused | Resumed | ShuttingDown | Stopped | Rebooted) -> None:
+    def _on_life(self, event: news.Paused | news.Resumed | news.ShuttingDown | news.Stopped | news.Rebooted) -> None:
         match event:
-            case Paused(cause=cause):
+            case news.Paused(cause=cause):
                 self._paused(cause)
-            case Resumed():
-                if not self._is_echo(Resumed):
+            case news.Resumed():
+                if not self._is_echo(news.Resumed):
                     self._resumed()
-            case ShuttingDown(by=by):
+            case news.ShuttingDown(by=by):
                 self._shutdown_by = by
-            case Stopped(cause=how):
+            case news.Stopped(cause=how):
                 if self._launching is None:  # else the start's own news say more
                     self._end(endings.stopped(how, self._shutdown_by, asked=self._asked_to_end))
-            case Rebooted():
+            case news.Rebooted():
                 self._happen(Happening.REBOOTED)
                 if self._view.status is Status.REBOOT_IN_PROGRESS:
                     self._await_boot()
             case _:
                 assert_never(event)
 
-    def _io_error(self, event: IoError) -> None:
+    def _io_error(self, event: news.IoError) -> None:
         log.warning("VM %s: %s of drive %s", self.vm_id, event.reason, event.alias)
         if event.paused:
             self._io_code = endings.io_error(event.reason)
             if self._view.status is Status.PAUSED and self._view.pause_code is not self._io_code:
                 self._change(What.STATUS, pause_code=self._io_code)
 
-    def _paused(self, cause: PauseCause) -> None:
-        if cause is PauseCause.STARTING or self._is_echo(Paused):
+    def _paused(self, cause: news.PauseCause) -> None:
+        if cause is news.PauseCause.STARTING or self._is_echo(news.Paused):
             return
         code = endings.paused(cause)
         if code is PauseCode.EIO and self._io_code is not None:
@@ -482,14 +441,13 @@ class Machine:
         elif self._happen(Happening.RESUMED_BOOTING):
             self._await_boot()
 
-    def _echo(self, kind: type) -> None:
-        """What was just done on request will be told as news, too."""
+    def _echo(self, kind: type) -> None:  # what was just done on request will be told as news, too
         self._echoes[kind] = monotonic_s() + ECHO_S
 
     def _is_echo(self, kind: type) -> bool:
         return self._echoes.pop(kind, 0.0) > monotonic_s()
 
-    def _seen(self, paused: PauseCause | None, since_s: float) -> None:
+    def _seen(self, paused: news.PauseCause | None, since_s: float) -> None:
         """Correct what lost news would have told; a state entered after the look was taken stands."""
         view = self._view
         if self._outcome_unknown:
@@ -536,4 +494,4 @@ class Machine:
         packed = pack(xml)
         if packed != self._view.packed_xml:
             self._change(What.DEVICES, facts=describe(xml), packed_xml=packed)
-        self._agent(connected=agent_connected(xml))
+        self._agent(connected=changes.agent_connected(xml))

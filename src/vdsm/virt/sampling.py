@@ -50,7 +50,7 @@ class _Stuck:
         with self._lock:
             if self._back:
                 return
-            self._culprits = frozenset(culprits)
+            self._culprits |= frozenset(culprits)
             for vm_id in self._culprits:
                 self._health.blame(vm_id, Cause.STUCK)
 

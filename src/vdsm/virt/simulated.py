@@ -45,6 +45,8 @@ from vdsm.system.libvirt.facts import (
     Stopped,
 )
 from vdsm.system.qemu_process import ProcessFacts
+from vdsm.virt.domxml import describe
+from vdsm.virt.hypervisor import MARK
 
 # One black pixel, in the format that old QEMUs make.
 _PIXEL: Final = b"P6\n1 1\n255\n\0\0\0"
@@ -171,17 +173,17 @@ class SimulatedHost:
 
     def _parse(self, xml: str, paused: PauseCause | None) -> Domain:
         try:
-            root = fromstring(xml)
-        except ET.ParseError as error:
-            raise HypervisorFailed("start a domain", f"XML error: {error}") from error
+            facts = describe(xml)
+        except ValueError as error:
+            raise HypervisorFailed("start a domain", str(error)) from error
         self._next_pid += 1
         return Domain(
-            vm_id=root.findtext("uuid", "").strip().lower(),
-            name=root.findtext("name", ""),
+            vm_id=facts.vm_id,
+            name=facts.name,
             xml=xml,
-            memory_kib=int(root.findtext("memory", "0")),
-            disks=tuple(target.get("dev", "") for target in root.iterfind("devices/disk/target")),
-            nics=tuple(f"vnet{number}" for number, _ in enumerate(root.iterfind("devices/interface"))),
+            memory_kib=facts.memory_kib,
+            disks=tuple(disk.target for disk in facts.disks),
+            nics=tuple(f"vnet{number}" for number, _ in enumerate(facts.nics)),
             paused=paused,
             pid=self._next_pid,
             started_s=monotonic_s(),
@@ -208,7 +210,7 @@ class SimulatedHypervisor:
 
     def stop(self) -> None:
         """See Hypervisor."""
-        if self._listener is not None:
+        if self._listener in self._host.listeners:
             self._host.listeners.remove(self._listener)
         self._pool.stop(0.0)
 
@@ -225,7 +227,8 @@ class SimulatedHypervisor:
         """See Hypervisor."""
         with self._changed:
             self._admit()
-            return [RunningDomain(dom.vm_id, dom.name, dom.paused, dom.xml) for dom in self._host.domains.values()]
+            ours = [domain for domain in self._host.domains.values() if MARK in domain.xml]
+            return [RunningDomain(domain.vm_id, domain.name, domain.paused, domain.xml) for domain in ours]
 
     def launch(self, xml: str, *, paused: bool) -> Future[None]:
         """See Hypervisor."""
@@ -270,7 +273,8 @@ class SimulatedHypervisor:
         """See Hypervisor."""
         with self._changed:
             self._admit()
-            self._host.find(vm_id)
+            if MARK not in self._host.find(vm_id).xml:
+                raise NotFound("domain", vm_id)
         self._host.end(vm_id, StopCause.DESTROYED)
 
     def update_devices(self, vm_id: str, change: Callable[[str], Iterable[str]], *, force: bool) -> None:  # noqa: ARG002

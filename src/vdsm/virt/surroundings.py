@@ -9,7 +9,7 @@ from vdsm.base.ids import VmId
 from vdsm.base.threads import Pool
 from vdsm.virt.hypervisor import Hypervisor
 from vdsm.virt.records import Records
-from vdsm.virt.view import VmChange
+from vdsm.virt.view import VmChange, VmView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,15 @@ class Patience:
 class Surroundings:
     """What all machines share.
 
-    Called from a machine's strand: ``publish`` with every change, ``gone`` when the VM is to be listed no more,
-    ``suspect`` when a call about it passed its deadline, ``doubt`` when only libvirt's list can tell what became of
-    it.
+    Called from a machine's strand: ``record`` with its first view, ``publish`` with every change, ``gone`` when the VM
+    is to be listed no more, ``suspect`` when a call about it passed its deadline, ``doubt`` when only libvirt's list
+    can tell what became of it.
     """
 
     hypervisor: Hypervisor
     records: Records
     pool: Pool
+    record: Callable[[VmView], None]
     publish: Callable[[VmChange], None]
     gone: Callable[[VmId], None]
     suspect: Callable[[VmId], None]

@@ -181,7 +181,7 @@ class Screenshot:
 class VmView:
     """One VM. Times are monotonic seconds.
 
-    ``started_s`` is when it began to run, ``not_responding_since_s`` is set while its QEMU does not answer,
+    ``started_s`` is when it was created, ``not_responding_since_s`` is set while its QEMU does not answer,
     ``packed_xml`` the zlib-compressed domain XML.
     """
 

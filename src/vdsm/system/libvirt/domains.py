@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import libvirt  # noqa: TID251 - vdsm.system.libvirt is its one place
 import libvirt_qemu
 
-from vdsm.base.errors import HypervisorFailed
+from vdsm.base.errors import HypervisorFailed, NotFound
 from vdsm.system.libvirt.facts import (
     CheapCounters,
     DiskCounters,
@@ -129,9 +129,16 @@ def order(conn: libvirt.virConnect, vm_id: str, order: Order, way: Way) -> None:
         domain.reboot(_REBOOT[way])
 
 
-def destroy(conn: libvirt.virConnect, vm_id: str) -> None:
-    """Kill the domain's QEMU."""
-    conn.lookupByUUIDString(vm_id).destroyFlags(libvirt.VIR_DOMAIN_DESTROY_DEFAULT)
+def destroy(conn: libvirt.virConnect, vm_id: str, mark: str) -> None:
+    """Kill the domain's QEMU.
+
+    Raises:
+        NotFound: the domain of this id does not contain ``mark``: it is another program's.
+    """
+    domain = conn.lookupByUUIDString(vm_id)
+    if mark not in domain.XMLDesc(0):
+        raise NotFound("domain", vm_id)
+    domain.destroyFlags(libvirt.VIR_DOMAIN_DESTROY_DEFAULT)
 
 
 # -- devices
