@@ -479,6 +479,7 @@ def test_disconnect_gets_its_receipt_and_then_the_end(engine: TlsClient, server:
     frame = engine.frame()
     assert (frame.command, frame.headers) == ("RECEIPT", {"receipt-id": "bye"})
     assert engine.wait_closed() == b""
+    engine.close()
     server.until(lambda counts: not counts.get("stomp"))
 
 

@@ -281,7 +281,7 @@ class _Connection(asyncio.Protocol):
         if kind == "other" or (kind == "stomp" and self.caller is None):
             reason = "neither STOMP nor HTTP" if kind == "other" else "STOMP without a client certificate"
             log.info("closed a connection of %s: %s", self.address, reason)
-            self._transport.close()
+            self._transport.abort()
             return
         self.kind = kind
         self._session = session = self._sessions(kind, self.caller, self._forget)
