@@ -81,14 +81,16 @@ class Client:
         return answer["result"]
 
     def events(self, last_id: str | None, deadline_s: float | None) -> Iterator[StreamEvent]:
-        """The event stream until it ends; heart-beats keep it, longer silence than that is an end.
+        """The event stream, until an error ends it; heart-beats keep it, longer silence than that is an end.
 
         An event without a name only tells the id to go on from. ``deadline_s`` is monotonic.
 
         Raises:
             RequestFailed: the agent refused.
-            CliError: it cannot be reached, or the connection broke.
+            CliError: it cannot be reached, or the stream ended.
         """
+        from http.client import HTTPException
+
         from vdscli import transport
 
         connection = transport.connect(self._place, max(self._timeout_s, STREAM_SILENCE_S))
@@ -103,6 +105,9 @@ class Client:
                 body = response.read(_MAX_ANSWER)
                 raise _failure(response.status, _decoded(body), body)
             yield from _stream(response, lambda: line.settimeout(_patience_s(deadline_s)))
+            raise CliError(f"{self._place.words} ended the stream", UNREACHABLE)
+        except HTTPException as error:
+            raise CliError(f"{self._place.words} broke off", UNREACHABLE) from error
         except OSError as error:
             raise transport.unreachable(self._place, error) from error
         finally:

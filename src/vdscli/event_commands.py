@@ -28,6 +28,7 @@ def events(session: Session) -> None:
     args = session.args
     wanted = {inventory.find(session.client, text).vm_id for text in args.vm}
     names = {vm.vm_id: vm.name for vm in inventory.inventory(session.client)}
+    session.client.close()
     deadline_s = None if args.for_s is None else time.monotonic() + args.for_s
     said: dict[str, str] = {}
     left = args.count
@@ -62,28 +63,35 @@ def _say(session: Session, name: str, body: dict[str, Any], names: dict[str, str
 def _followed(session: Session, deadline_s: float | None) -> Iterator[StreamEvent]:
     """All events; a lost connection is opened again after the last one that came."""
     last_id = session.args.since
+    notes = {True: "following the events; Ctrl-C ends", False: "connected again"}
     first, pause_s = True, _FIRST_PAUSE_S
     while True:
+        fresh = True
         try:
             for event in session.client.events(last_id, deadline_s):
+                if fresh:
+                    session.out.note(notes[first])
                 last_id = event.ident or last_id
-                first, pause_s = False, _FIRST_PAUSE_S
+                fresh, first, pause_s = False, False, _FIRST_PAUSE_S
                 if event.name == _RESET:
                     session.out.note("the agent was restarted, or is too far ahead: some events are missing here")
                 elif event.name:
                     yield event
         except CliError as error:
-            if _is_over(deadline_s):
-                return
-            if first or error.exit_code not in {UNREACHABLE, TRY_AGAIN}:
-                raise
-            if pause_s == _FIRST_PAUSE_S:
-                session.out.note(f"connection lost ({error}); trying again")
+            if not _is_over(deadline_s):
+                _bear(session, error, first=first, again=pause_s > _FIRST_PAUSE_S)
         if _is_over(deadline_s):
             return
-        first = False
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _bear(session: Session, error: CliError, *, first: bool, again: bool) -> None:
+    """Say once that the connection was lost; an agent that was never reached, or refuses, ends it all."""
+    if first or error.exit_code not in {UNREACHABLE, TRY_AGAIN}:
+        raise error
+    if not again:
+        session.out.note(f"connection lost ({error}); trying again")
 
 
 def _is_over(deadline_s: float | None) -> bool:

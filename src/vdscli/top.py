@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import shutil
 import signal
@@ -131,10 +132,10 @@ def _live(session: Session, sampler: Sampler) -> None:
                 left -= 1
                 if left <= 0:
                     return
-            key = _key(args.delay)
-            if key in {"q", "Q", "\x1b", "\x03"}:
-                return
-            order = KEYS.get(key.lower(), order)
+            for key in _keys(args.delay):
+                if key in "qQ":
+                    return
+                order = KEYS.get(key.lower(), order)
 
 
 def _lines(host: dict[str, Any], loads: list[Load], order: str, *, colour: bool) -> list[str]:
@@ -212,13 +213,13 @@ def _cut(line: str, columns: int) -> str:
     return kept
 
 
-def _key(wait_s: float) -> str:
-    """The key that is pressed within a time, or nothing."""
-    import os
-
+def _keys(wait_s: float) -> str:
+    """The keys that are pressed within a time; a closed terminal and a lone escape are as ``q``."""
     readable, _, _ = select.select([sys.stdin], [], [], wait_s)
     if not readable:
         return ""
     typed = os.read(sys.stdin.fileno(), 64).decode(errors="replace")
-    # A lone escape ends; the sequences of arrow keys begin with one and mean nothing here.
-    return typed if typed == "\x1b" else typed[:1].replace("\x1b", "") or ("q" if not typed else "")
+    if typed in {"", "\x1b"}:
+        return "q"
+    # The sequences of arrow keys and the like mean nothing here.
+    return "" if typed.startswith("\x1b") else typed

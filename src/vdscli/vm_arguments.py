@@ -116,8 +116,10 @@ def _waiting(parser: CommandParser) -> None:
 
 
 def _forget(parser: CommandParser) -> None:
-    parser.description = "Forget the definitions of VMs. One that runs goes on; disks stay."
-    parser.arg("vm", nargs="+", metavar="VM", complete="definition", help="a defined VM")
+    parser.description = (
+        "Forget the definitions of VMs, and what is known of VMs that are Down. One that runs goes on; disks stay."
+    )
+    parser.arg("vm", nargs="+", metavar="VM", complete="definition", help="a defined VM, or one that is Down")
 
 
 def _autostart(parser: CommandParser) -> None:

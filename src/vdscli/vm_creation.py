@@ -106,13 +106,17 @@ def forget(session: Session) -> int:
     """``vm forget``."""
 
     def act(text: str) -> None:
-        vm = _defined(session, text)
-        session.client.delete(vm.definition_path)
-        if vm.live and vm.is_down:
-            # What is left of its last run would go on being listed under its name.
-            session.client.delete(vm.path)
+        vm = inventory.find(session.client, text)
+        ended = vm.live and vm.is_down
+        if not vm.defined and not ended:
+            raise CliError(f"{vm.name} has no definition; 'vm destroy' ends it", WRONG_STATE)
+        if vm.defined:
+            session.client.delete(vm.definition_path)
+        if ended:
+            session.client.delete(vm.path)  # what is left of its last run
         words = "" if vm.is_down else f"; it goes on ({vm.status})"
-        session.out.done(f"{vm.name}: definition forgotten{words}", vm._asdict() | {"defined": False})
+        answer = {"vm_id": vm.vm_id, "vm_name": vm.name, "status": vm.status, "defined": False}
+        session.out.done(f"{vm.name}: forgotten{words}", answer)
 
     return session.each(session.args.vm, act)
 

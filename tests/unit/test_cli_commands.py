@@ -365,8 +365,16 @@ def test_forget_and_autostart(agent: Agent, run: Run) -> None:
     agent.on("PUT", "/definitions/web1/autostart", clean(definition("web1", A, autostart=True), vm_types.Definition))
     assert run("vm", "autostart", "web1")[:2] == (0, "web1: starts with the agent\n")
     assert agent.asked("PUT") == [("/definitions/web1/autostart", {"enabled": True})]
-    assert run("vm", "forget", "web1")[:2] == (0, "web1: definition forgotten; it goes on (Up)\n")
+    assert run("vm", "forget", "web1")[:2] == (0, "web1: forgotten; it goes on (Up)\n")
     assert run("vm", "forget", "guest")[0] == 4
+
+
+def test_forget_of_a_vm_that_is_down_leaves_nothing(agent: Agent, run: Run) -> None:
+    agent.vms(live=[stats("web1", A, "Down", exit_code=0)], defined=[definition("web1", A)])
+    agent.on("DELETE", "/definitions/web1", None)
+    agent.on("DELETE", f"/vms/{A}", None)
+    assert run("vm", "forget", "web1") == (0, "web1: forgotten\n", "")
+    assert [path for path, _ in agent.asked("DELETE")] == ["/definitions/web1", f"/vms/{A}"]
 
 
 # -- power
