@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rest import ROOT, RestHouse, http_scope
@@ -227,7 +227,7 @@ class TestRefusals:
 
 class TestBodies:
     def test_announced_too_large_is_refused_unread(self):
-        house = RestHouse(limit=1000)
+        house = RestHouse(limit=1000, linger_s=0)
 
         def never():
             pytest.fail("the body was read")
@@ -237,7 +237,7 @@ class TestBodies:
         assert sent[0]["status"] == 413
 
     def test_endless_is_refused_at_the_limit(self):
-        house = RestHouse(limit=1000)
+        house = RestHouse(limit=1000, linger_s=0)
         taken = 0
 
         def endless():
@@ -249,13 +249,25 @@ class TestBodies:
         assert house.asgi(http_scope("POST", TOYS, JSON_TYPE), endless())[0]["status"] == 413
         assert taken == 4
 
+    def test_what_is_left_of_a_body_ends_the_connection_after_a_moment(self):
+        house = RestHouse(limit=1000)
+        body = {"type": "http.request", "body": b"x" * 600}
+        messages = iter([{**body, "more_body": True}] * 4 + [{**body, "more_body": False}])
+        sent = house.asgi(http_scope("POST", TOYS, JSON_TYPE), messages)
+        assert (b"connection", b"close") in sent[0]["headers"]
+        assert [message.get("more_body", False) for message in sent[1:]] == [True, False]
+        assert list(messages) == []
+
+    def test_a_body_that_was_read_leaves_the_connection_open(self, house):
+        assert "connection" not in house.ask("POST", TOYS, json={"name": 1}).headers
+
     def test_at_the_limit_is_taken(self):
         body = b'{"name":"%s"}' % (b"x" * 1000)
         house = RestHouse(limit=len(body))
         assert house.ask("POST", TOYS, content=body, headers=JSON_TYPE).status_code == 201
 
     def test_too_slow(self):
-        house = RestHouse(body_deadline_s=0.05)
+        house = RestHouse(body_deadline_s=0.05, linger_s=0)
         part = {"type": "http.request", "body": b"{", "more_body": True}
         assert house.asgi(http_scope("POST", TOYS, JSON_TYPE), [part])[0]["status"] == 408
 
@@ -264,13 +276,15 @@ class TestBodies:
         assert house.asgi(http_scope("POST", TOYS, JSON_TYPE), messages) == []
         assert house.service.calls == []
 
-    def test_length_that_is_no_number(self, house):
+    def test_length_that_is_no_number(self):
+        house = RestHouse(linger_s=0)
         assert house.asgi(http_scope("POST", TOYS, {"Content-Length": "-1"}), [])[0]["status"] == 400
 
     def test_nobody_known_is_refused_before_the_body(self):
         house = RestHouse(caller=None)
         assert house.asgi(http_scope("POST", TOYS, JSON_TYPE), [])[0]["status"] == 401
 
+    @settings(deadline=None, max_examples=60)
     @given(st.binary(max_size=200))
     def test_whatever_comes_there_is_a_clear_answer(self, body):
         response = RestHouse().ask("POST", TOYS, content=body, headers=JSON_TYPE)

@@ -15,6 +15,7 @@ Lives on the event loop and never waits there: verbs go through the dispatcher. 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
@@ -57,6 +58,9 @@ PREFIX: Final = "/api/v1"
 FLOW_HEADER: Final = "X-Correlation-Id"
 BODY_DEADLINE_S: Final = 60.0
 METRICS_DEADLINE_S: Final = 10.0
+# How long a sender whose body was refused gets to notice, and how much it may send meanwhile.
+LINGER_S: Final = 1.0
+_LINGER_BYTES: Final = 1 << 20
 _JSON: Final = "application/json"
 _FLOW: Final = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 _CONTENT_TYPE: Final = re.compile(r'application/json\s*(;\s*charset="?utf-?8"?\s*)?', re.IGNORECASE)
@@ -114,6 +118,7 @@ class RestParts:
     workers: Workers
     limit: int = 8 << 20
     body_deadline_s: float = BODY_DEADLINE_S
+    linger_s: float = LINGER_S
 
 
 class RestApp:
@@ -129,20 +134,21 @@ class RestApp:
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
-        flow = _flow_of(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        flow = _flow_of(headers)
         scope.setdefault("state", {})["flow"] = flow
-        began = _Began(send, flow)
+        exchange = _Exchange(receive, send, flow, unread=_has_body(headers), linger_s=self._parts.linger_s)
         with_flow = logs.flow_id.set(flow)
         try:
-            await self._router(scope, receive, began.send)
+            await self._router(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             log.debug("%s %s: the client went away", scope["method"], scope["path"][:200])
         except Exception as error:
             if not isinstance(error, VdsmError):
                 log.exception("%s %s failed unexpectedly", scope["method"], scope["path"][:200])
-            if began.began:
+            if exchange.began:
                 raise
-            await problem_response(error, flow, _HEADERS)(scope, receive, began.send)
+            await problem_response(error, flow, _HEADERS)(scope, exchange.receive, exchange.send)
         finally:
             logs.flow_id.reset(with_flow)
 
@@ -291,21 +297,48 @@ class RestApp:
         return b"".join(chunks)
 
 
-class _Began:
-    """Notes whether an answer began, and puts the flow id on it."""
+class _Exchange:
+    """One request and its answer, as they pass: puts the flow id on the answer, and deals with a body left unread.
 
-    __slots__ = ("_flow", "_send", "began")
+    What is left of a body would keep the connection for as long as its sender likes, so the connection is closed after
+    the answer. The sender gets a moment to notice: closing at once could take the answer from it.
+    """
 
-    def __init__(self, send: Send, flow: str) -> None:
+    __slots__ = ("_closing", "_flow", "_linger_s", "_receive", "_send", "_unread", "began")
+
+    def __init__(self, receive: Receive, send: Send, flow: str, *, unread: bool, linger_s: float) -> None:
+        self._receive = receive
         self._send = send
         self._flow = (FLOW_HEADER.lower().encode(), flow.encode())
+        self._unread = unread
+        self._linger_s = linger_s
+        self._closing = False
         self.began = False
+        """Whether the answer began."""
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._unread = message["type"] == "http.request" and message.get("more_body", False)
+        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.began = True
-            message["headers"] = [*message.get("headers", ()), self._flow]
+            self._closing = self._unread
+            more = [self._flow, (b"connection", b"close")] if self._closing else [self._flow]
+            message["headers"] = [*message.get("headers", ()), *more]
+        elif self._closing and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body", "body": b""}
         await self._send(message)
+
+    async def _linger(self) -> None:
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._linger_s):
+                while self._unread and self._linger_s and size < _LINGER_BYTES:
+                    size += len((await self.receive()).get("body", b""))
 
 
 def _by_method(endpoints: Mapping[str, Endpoint]) -> Endpoint:
@@ -339,6 +372,10 @@ def _refuse_foreign_pages(headers: Headers) -> None:
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
         raise ForeignOrigin(origin[:200])
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _flow_of(headers: Headers) -> str:
