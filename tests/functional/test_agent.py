@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.agent_host import AgentHost, Problem
+from lab.agent_host import AgentHost, Problem, short_directory
 from lab.light import LightHost, eventually
 
 pytestmark = pytest.mark.light
@@ -41,15 +41,15 @@ PROMISE_S = 5.0
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    with LightHost(tmp_path_factory.mktemp("h") / "host") as light:
+def host():
+    with short_directory() as place, LightHost(place / "host") as light:
         yield light
 
 
 @pytest.fixture
-def agent(tmp_path, host):
+def agent(host):
     options = "cheap_interval_s = 0.5\nmonitor_interval_s = 1.0\nnot_responding_after_s = 1.0\ncall_deadline_s = 2.0"
-    with AgentHost(tmp_path / "a", host, options) as running:
+    with short_directory() as place, AgentHost(place / "a", host, options) as running:
         yield running
         for vm in running.call("GET", "/vms?only_uuid=true"):
             running.call("DELETE", f"/vms/{vm}")
@@ -231,8 +231,8 @@ BAD = [
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory, host):
-    with AgentHost(tmp_path_factory.mktemp("q") / "a", host) as running:
+def quiet(host):
+    with short_directory() as place, AgentHost(place / "a", host) as running:
         images = running.images
         (images / "raw.img").write_bytes(bytes(1 << 20))
         (images / "link").symlink_to("/etc/passwd")

@@ -17,7 +17,8 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,6 +28,14 @@ from lab.light import LightHost, eventually
 
 PATIENCE_S: Final = 60.0
 _BIN: Final = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+
+
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
+    """A directory whose name leaves room for a socket's: the kernel takes 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="v", dir="/tmp", ignore_cleanup_errors=True) as place:
+        Path(place).chmod(0o755)
+        yield Path(place)
 
 
 class Problem(Exception):
@@ -123,7 +132,7 @@ domain_type = "qemu"
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - tests' main thread only
         )
 
     def pid(self, program: str = "vdsmd") -> int:
@@ -226,7 +235,14 @@ domain_type = "qemu"
 
     def reaches(self, vm_id: str, *statuses: str) -> dict[str, Any]:
         """Wait until a VM has one of these states."""
-        eventually(lambda: self.stats(vm_id)["status"] in statuses, f"{vm_id} is {statuses}", PATIENCE_S)
+
+        def arrived() -> bool:
+            stats = self.stats(vm_id)
+            if stats["status"] == "Down" and "Down" not in statuses:
+                raise AssertionError(f"{vm_id} is Down: {stats.get('exit_message')}")
+            return stats["status"] in statuses
+
+        eventually(arrived, f"{vm_id} is {statuses}", PATIENCE_S)
         return self.stats(vm_id)
 
 
