@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Final, Literal
 
 from vdsm.base.errors import BadParameter, NotFound
 from vdsm.virt.disks import Location
@@ -48,6 +48,10 @@ def medium(live_xml: str, target: str, location: Location | None) -> str:
     return ET.tostring(disk, encoding="unicode")
 
 
+# The protocol's: a client uses no more of what its user types either, and libvirt refuses what is longer.
+VNC_PASSWORD: Final = 8
+
+
 def ticket(
     live_xml: str,
     kind: str,
@@ -68,7 +72,7 @@ def ticket(
     )
     if graphics is None:
         raise NotFound("display", kind)
-    graphics.set("passwd", password)
+    graphics.set("passwd", password[:VNC_PASSWORD] if kind == "vnc" else password)
     graphics.set("passwdValidTo", valid_to.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S"))
     if connected is not None:
         graphics.set("connected", connected)
