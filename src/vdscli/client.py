@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 ROOT: Final = "/api/v1"
 STREAM_SILENCE_S: Final = 60.0
-_MAX_ANSWER: Final = 256 << 20
 
 
 class StreamEvent:
@@ -102,7 +101,7 @@ class Client:
             line = connection.sock  # the connection forgets it when the answer has no length
             response = connection.getresponse()
             if response.status != 200:
-                body = response.read(_MAX_ANSWER)
+                body = response.read()
                 raise _failure(response.status, _decoded(body), body)
             yield from _stream(response, lambda: line.settimeout(_patience_s(deadline_s)))
             raise CliError(f"{self._place.words} ended the stream", UNREACHABLE)
@@ -157,7 +156,7 @@ class Client:
         headers = {"Accept": "application/json", **self._credentials()}
         raw: bytes | None = None
         if body is not None:
-            raw = json.dumps(body, ensure_ascii=False).encode()
+            raw = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
         self._connection.request(method, path, body=raw, headers=headers)
         response = self._connection.getresponse()

@@ -55,6 +55,8 @@ class RequestFailed(CliError):
         self.status = status
         self.problem = problem
         detail = str(problem.get("detail") or problem.get("title") or f"HTTP status {status}")
+        if problem.get("type") == "/errors/recovering":
+            detail = "the agent is starting: try again"
         field = problem.get("field")
         if field and str(field) not in detail:
             detail = f"{field}: {detail}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from vdscli import failures
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the result is the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -27,6 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read has seen enough; Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return failures.OK
+    except UnicodeError:
+        return _said("the command line is not UTF-8", failures.USAGE)
+    except (KeyError, TypeError, AttributeError) as error:
+        if os.environ.get("VDSCLI_TRACEBACK"):
+            raise
+        return _said(f"the agent's answer is not as expected ({error!r}): is it of another version?", failures.FAILED)
     return code
 
 

@@ -50,13 +50,14 @@ class Session:
             act(names[0])
             return 0
         code = 0
-        for name in names:
-            try:
-                act(name)
-            except CliError as error:
-                self.out.clear_progress()
-                print(f"vdscli: {' '.join(str(error).split())}", file=sys.stderr)
-                code = code or error.exit_code
+        with self.out.gathering():
+            for name in names:
+                try:
+                    act(name)
+                except CliError as error:
+                    self.out.clear_progress()
+                    print(f"vdscli: {' '.join(str(error).split())}", file=sys.stderr)
+                    code = code or error.exit_code
         return code
 
 

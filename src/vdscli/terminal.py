@@ -6,10 +6,11 @@ import json
 import os
 import sys
 import unicodedata
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 COLOURS: Final = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "grey": "90", "bold": "1"}
 
@@ -103,6 +104,7 @@ class Output:
         self.colour = not no_colour and _has_colours(sys.stdout)
         self._progress = not quiet and not as_json and sys.stderr.isatty()
         self._shown = ""
+        self._gathered: list[Any] | None = None
 
     def value(self, value: Any) -> None:
         """One JSON document: for people when they look, on one line for programs."""
@@ -124,10 +126,26 @@ class Output:
     def done(self, text: str, value: Any) -> None:
         """Say that something was done: a sentence, or the value as JSON."""
         self.clear_progress()
-        if self.as_json:
+        if self._gathered is not None:
+            self._gathered.append(value)
+        elif self.as_json:
             self.value(value)
         elif not self.quiet:
             self.line(text)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Make one JSON document, an array, of all that is done meanwhile."""
+        if not self.as_json:
+            yield
+            return
+        gathered: list[Any] = []
+        self._gathered = gathered
+        try:
+            yield
+        finally:
+            self._gathered = None
+            self.value(gathered)
 
     def note(self, text: str) -> None:
         """Say something that is not the result."""

@@ -231,8 +231,9 @@ def stats(session: Session) -> None:
 
 
 def _load_facts(vm: dict[str, Any]) -> Facts:
-    if "elapsed_time" not in vm:
-        return [("Name", Cell(vm["vm_name"], "bold")), ("Status", status_cell(vm))]
+    if vm["status"] == "Down":
+        ended = str(vm.get("exit_message") or "")
+        return [("Name", Cell(vm["vm_name"], "bold")), ("Status", status_cell(vm)), ("Ended", ended)]
     used = int(vm.get("mem_usage", 0))
     memory = units.size(memory_bytes(vm)) + (f", {used}% used by the guest" if used else "")
     return [

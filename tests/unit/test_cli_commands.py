@@ -140,6 +140,16 @@ def test_stats_have_units(agent: Agent, run: Run) -> None:
     assert "CPU time  2.5 s" in out
 
 
+def test_stats_of_a_vm_that_ended_say_why(agent: Agent, run: Run) -> None:
+    agent.vms(live=[stats("web1", A, "Down", exit_code=1, exit_message="QEMU crashed")], defined=[definition("db", B)])
+    assert run("vm", "stats", "web1")[1].splitlines() == [
+        "Name    web1",
+        "Status  Down (failed)",
+        "Ended   QEMU crashed",
+    ]
+    assert run("vm", "stats", "db")[1].splitlines() == ["Name    db", "Status  Down"]
+
+
 def test_host_commands(agent: Agent, run: Run) -> None:
     assert set(HOST_STATS) <= known_fields(host_types.HostStats)
     agent.on("GET", "/host/stats", HOST_STATS)
@@ -203,6 +213,14 @@ def test_several_vms_the_first_failure_is_the_code_and_stops_nothing(agent: Agen
     ]
 
 
+def test_several_vms_make_one_json_document(agent: Agent, run: Run) -> None:
+    agent.vms(live=[stats("web1", A), stats("db", B)], defined=[])
+    agent.on("POST", f"/vms/{A}/pause", state(A, "web1", "Paused"))
+    agent.on("POST", f"/vms/{B}/pause", errors.Busy("lifecycle"))
+    code, out, _ = run("vm", "pause", "web1", "db", "--json")
+    assert (code, [item["vm_name"] for item in json.loads(out)]) == (5, ["web1"])
+
+
 # -- errors
 
 
@@ -213,7 +231,7 @@ def test_several_vms_the_first_failure_is_the_code_and_stops_nothing(agent: Agen
         (errors.NoSuchVm(A), 3, f"VM {A} does not exist"),
         (errors.Denied("VM.pause", "operator"), 7, "VM.pause needs the role operator"),
         (errors.Unauthenticated("who are you"), 7, "who are you"),
-        (errors.Recovering(), 5, "Recovering from crash or Initializing"),
+        (errors.Recovering(), 5, "the agent is starting: try again"),
         (errors.BadParameter("vm_id", "is not a UUID"), 1, "vm_id: is not a UUID"),
         (errors.HypervisorFailed("pause", "no\nluck"), 1, "pause failed: no luck"),
         (errors.Unfinished("pause", 5.0), 1, "pause has not finished within 5.0 s; it may still happen"),
@@ -236,6 +254,17 @@ def test_no_agent(run: Run, tmp_path: Path) -> None:
 def test_what_is_not_an_agent(agent: Agent, run: Run) -> None:
     agent.on("GET", "/vms", b"<html>hello</html>")
     assert run("vm", "show", "x")[0] == 6
+
+
+def test_an_answer_of_another_version(agent: Agent, run: Run) -> None:
+    agent.on("GET", "/vm-stats", [{"vmId": A}])
+    code, out, err = run("vm", "list")
+    assert (code, out) == (1, "")
+    assert "another version" in err
+
+
+def test_a_command_line_that_is_not_utf8(agent: Agent, run: Run) -> None:
+    assert run("token", "revoke", "\udcff")[0] == 2
 
 
 @pytest.mark.parametrize(
