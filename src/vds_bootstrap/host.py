@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from vds_bootstrap import account, hypervisor, ports, processes
 from vds_bootstrap.api import Api, ApiError
+from vds_bootstrap.devices import open_kvm
 from vds_bootstrap.layout import PROJECT
 from vds_bootstrap.processes import Daemon, Identity
+from vds_bootstrap.programs import run
 from vds_bootstrap.setup import NotPossible
 from vds_bootstrap.teardown import State
 
@@ -70,13 +74,17 @@ class Host:
         """
         run_files = [self._layout.run_dir, self._layout.console_dir, self._layout.run_dir / "libvirt"]
         self.remember_files([*run_files, self._layout.supervdsm_socket, self._layout.api_socket])
+        if node := open_kvm():
+            self.state.nodes.append(node)
         with self._progress.step("libvirt") as outcome:
-            outcome.say(hypervisor.ensure(self._layout, self._remember_libvirt))
+            access = hypervisor.ensure(self._layout, self._remember_libvirt)
+            outcome.say(access.words)
+        config = self._config(access.uri)
         with self._progress.step("Starting supervdsmd and vdsmd"):
-            supervdsmd = self._daemon("supervdsmd", "vdsm.privileged", None)
+            supervdsmd = self._daemon("supervdsmd", "vdsm.privileged", config, None)
             helper = self._start(supervdsmd)
             processes.wait_ready(supervdsmd, helper, lambda: hypervisor.answers(self._layout.supervdsm_socket), READY_S)
-            vdsmd = self._daemon("vdsmd", "vdsm", self._identity())
+            vdsmd = self._daemon("vdsmd", "vdsm", config, self._identity())
             agent = self._start(vdsmd)
             processes.wait_ready(vdsmd, agent, self.api.is_ready, READY_S)
         self._before = self._present()
@@ -119,7 +127,18 @@ class Host:
         uid, gid = account.ids(self._layout)
         return Identity(uid, gid, tuple(account.supplementary(self._layout)))
 
-    def _daemon(self, name: str, module: str, identity: Identity | None) -> Daemon:
+    def _config(self, uri: str) -> Path | None:
+        """The configuration file for the daemons: the one given, or a copy of it with another way to libvirt."""
+        if uri == self._layout.libvirt_uri:
+            return self._layout.config
+        words = ["--config", str(self._layout.config)] if self._layout.config else []
+        shown = run([PROJECT / ".venv/bin/supervdsmd", *words, "--show-config"])
+        path = self._layout.run_dir / "vdsm.toml"
+        path.write_text(re.sub(r"(?m)^uri = .*$", f"uri = {json.dumps(uri)}", shown), encoding="utf-8")
+        self.remember_files([path])
+        return path
+
+    def _daemon(self, name: str, module: str, config: Path | None, identity: Identity | None) -> Daemon:
         place = PROJECT
         visible = None
         if identity and not is_reachable(PROJECT):
@@ -127,7 +146,7 @@ class Host:
             place.mkdir(exist_ok=True)
             self.remember_files([place])
             visible = (PROJECT, place)
-        words = ["--config", str(self._layout.config)] if self._layout.config else []
+        words = ["--config", str(config)] if config else []
         return Daemon(
             name,
             [str(place / ".venv/bin/python"), "-m", module, *words],

@@ -1,18 +1,21 @@
 """libvirt's daemons: the machine's own when they run, else our own for as long as they are needed.
 
 Ours are started with a configuration of our own (in the run directory), so that the agent's user may use them and
-/etc stays as it is. Foreign autostart networks and domains are not started by us: libvirt starts them once per boot,
-at the first start of its daemon, and takes the stamps ``autostarted`` as the sign that it happened.
+/etc stays as it is; a relay stands in between where the machine's own admits nobody but root. Foreign autostart
+networks and domains are not started by us: libvirt starts them once per boot, at the first start of its daemon, and
+takes the stamps ``autostarted`` as the sign that it happened.
 """
 
 from __future__ import annotations
 
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vds_bootstrap import account, processes
+from vds_bootstrap.layout import PROJECT
 from vds_bootstrap.processes import Daemon, Process
 from vds_bootstrap.programs import ProgramFailed, run
 
@@ -40,16 +43,14 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 """
 
-NO_ACCESS = """\
-libvirt runs on this machine already, but does not let the user {user} in:
+NO_ACCESS: Final = """\
+libvirt runs on this machine already, but it answers neither the user {user} nor root:
     {reason}
-Either stop that libvirtd (make run then starts its own for as long as it runs), or let the group libvirt in:
-    in /etc/libvirt/libvirtd.conf:  unix_sock_group = "libvirt", unix_sock_rw_perms = "0770", auth_unix_rw = "none"
-    and restart libvirtd."""
+Stop that libvirtd (make run then starts its own for as long as it runs), or mend it."""
 
 
 class NoAccess(RuntimeError):
-    """The machine's libvirt does not let the agent's user in; the message says what to do."""
+    """The machine's libvirt lets nobody in; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,16 @@ def answers(path: Path) -> bool:
     return True
 
 
-def ensure(layout: Layout, register: Callable[[Started], None]) -> str:
-    """Make sure that libvirt runs and lets the agent in; returns what was found or done.
+@dataclass(frozen=True)
+class Access:
+    """How the agent reaches libvirt: what was found or done, in words, and the URI."""
+
+    words: str
+    uri: str
+
+
+def ensure(layout: Layout, register: Callable[[Started], None]) -> Access:
+    """Make sure that libvirt runs and lets the agent in.
 
     Args:
         layout: where things are.
@@ -89,17 +98,15 @@ def ensure(layout: Layout, register: Callable[[Started], None]) -> str:
         NotStarted: libvirt's daemons did not come up.
     """
     if layout.libvirt_uri != "qemu:///system":
-        return f"{layout.libvirt_uri} is used as configured"
+        return Access(f"{layout.libvirt_uri} is used as configured", layout.libvirt_uri)
     if is_running():
-        _check_access(layout)
-        return "the machine's own libvirtd is used"
+        return _through(layout, register, "the machine's own libvirtd is used")
     if SYSTEMD.is_dir():
         run(["systemctl", "start", "libvirtd.service"], timeout_s=READY_S)
         register(Started(units=("libvirtd.service",)))
-        _check_access(layout)
-        return "the machine's own libvirtd was started"
+        return _through(layout, register, "the machine's own libvirtd was started")
     _start_own(layout, register)
-    return "started libvirtd for as long as this runs"
+    return Access("started libvirtd for as long as this runs", layout.libvirt_uri)
 
 
 def foreign_machines(ours: set[str]) -> list[str]:
@@ -132,15 +139,35 @@ def machines() -> list[Machine]:
     return found
 
 
-def _check_access(layout: Layout) -> None:
-    """Connect as the agent will."""
+def _through(layout: Layout, register: Callable[[Started], None], words: str) -> Access:
+    """The agent's way to the machine's own libvirtd: straight, or by the relay."""
     uid, gid = account.ids(layout)
     groups = ",".join(str(number) for number in account.supplementary(layout))
-    identity = ["--reuid", str(uid), "--regid", str(gid), "--groups", groups]
+    connecting = ["virsh", "-q", "-c", layout.libvirt_uri, "uri"]
     try:
-        run(["setpriv", *identity, "--", "virsh", "-q", "-c", layout.libvirt_uri, "uri"], timeout_s=15)
-    except ProgramFailed as error:
-        raise NoAccess(NO_ACCESS.format(user=layout.user, reason=error.reason.strip())) from error
+        run(["setpriv", "--reuid", str(uid), "--regid", str(gid), "--groups", groups, "--", *connecting], timeout_s=15)
+    except ProgramFailed:
+        try:
+            run(connecting, timeout_s=15)
+        except ProgramFailed as error:
+            raise NoAccess(NO_ACCESS.format(user=layout.user, reason=error.reason.strip())) from error
+        return Access(f"{words}, through a relay because it admits only root", _start_relay(layout, register, gid))
+    return Access(words, layout.libvirt_uri)
+
+
+def _start_relay(layout: Layout, register: Callable[[Started], None], gid: int) -> str:
+    path = layout.run_dir / "libvirt" / "relay.sock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    upstream = next(path for path in SOCKETS if answers(path))
+    daemon = Daemon(
+        "libvirt relay",
+        [sys.executable, "-m", "vds_bootstrap", "relay", str(path), str(upstream), str(gid)],
+        layout.log_dir / "relay.out",
+        env={"PYTHONPATH": str(PROJECT / "src")},
+    )
+    register(Started(files=(path,)))
+    _start(daemon, path, register)
+    return f"qemu+unix:///system?socket={path}"
 
 
 def _start_own(layout: Layout, register: Callable[[Started], None]) -> None:

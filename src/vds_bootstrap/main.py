@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vds_bootstrap import account, guest, janitor, layout, pki, setup
+from vds_bootstrap import account, guest, janitor, layout, pki, relay, setup
 from vds_bootstrap.clean import clean
 from vds_bootstrap.hypervisor import NoAccess
 from vds_bootstrap.layout import BadConfig
@@ -77,6 +77,10 @@ def _janitor(_options: argparse.Namespace, _progress: Progress) -> int:
     return janitor.serve()
 
 
+def _relay(options: argparse.Namespace, _progress: Progress) -> int:
+    return relay.serve(options.path, options.upstream, options.gid)
+
+
 def _layout(options: argparse.Namespace) -> Layout:
     return layout.read(options.config)
 
@@ -104,5 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--once", action="store_true", help="do not stay: take everything down once the VM was shown")
     cleaning = command("clean", _clean, "take back what setup made (packages stay)")
     cleaning.add_argument("--images", action="store_true", help="also remove disk images")
+    # Started by run only.
     command("janitor", _janitor, "")
+    relaying = command("relay", _relay, "")
+    relaying.add_argument("path", type=Path)
+    relaying.add_argument("upstream", type=Path)
+    relaying.add_argument("gid", type=int)
     return parser

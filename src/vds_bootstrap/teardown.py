@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vds_bootstrap import hypervisor
 from vds_bootstrap.api import Api, ApiError
+from vds_bootstrap.devices import DeviceNode
 from vds_bootstrap.processes import Process, wait_until
 from vds_bootstrap.programs import ProgramFailed, run
 
@@ -34,6 +35,7 @@ class State:
     libvirt: list[Process] = field(default_factory=list)
     units: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)  # files, and directories to remove when empty
+    nodes: list[DeviceNode] = field(default_factory=list)  # as they were
 
     def dumps(self) -> str:
         """One line of JSON."""
@@ -45,6 +47,7 @@ class State:
         raw = json.loads(line)
         for name in ("daemons", "libvirt"):
             raw[name] = [Process(**item) for item in raw[name]]
+        raw["nodes"] = [DeviceNode(**item) for item in raw["nodes"]]
         return cls(**raw)
 
 
@@ -61,6 +64,8 @@ def take_down(state: State, progress: Progress) -> list[str]:
     left += _stop_libvirt(state, progress)
     for name in reversed(state.files):
         _remove(Path(name))
+    for node in state.nodes:
+        node.restore()
     return left
 
 

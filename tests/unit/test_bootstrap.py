@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vds_bootstrap import machine, packages, pki, ports, processes, teardown
+from vds_bootstrap.devices import DeviceNode, open_kvm
 from vds_bootstrap.manifest import Made, Manifest, UnknownManifest
 from vds_bootstrap.processes import Process
 from vds_bootstrap.progress import Progress
@@ -71,7 +72,9 @@ def test_holder_of_a_port_is_found() -> None:
 
 
 def test_state_survives_the_way_to_the_janitor() -> None:
-    state = teardown.State("/s", ["id"], [Process("vdsmd", 1, 2)], [Process("libvirtd", 3, 4)], ["u"], ["/f"])
+    state = teardown.State(
+        "/s", ["id"], [Process("vdsmd", 1, 2)], [Process("libvirtd", 3, 4)], ["u"], ["/f"], [DeviceNode("/n", 5, 6)]
+    )
     assert teardown.State.loads(state.dumps()) == state
 
 
@@ -142,3 +145,19 @@ def test_tail_of_a_log_is_indented(tmp_path: Path) -> None:
     log.write_text("".join(f"{number}\n" for number in range(30)))
     assert processes.tail(log, lines=2) == "    28\n    29"
     assert processes.tail(tmp_path / "absent") == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to a group")
+def test_kvm_is_opened_to_its_group_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = tmp_path / "kvm"
+    node.touch()
+    node.chmod(0o600)
+    before = node.stat().st_gid
+    monkeypatch.setattr("vds_bootstrap.devices.GROUP", "daemon")
+    was = open_kvm(node)
+    assert was is not None
+    assert (node.group(), node.stat().st_mode & 0o777) == ("daemon", 0o660)
+    assert open_kvm(node) is None
+    was.restore()
+    assert (node.stat().st_gid, node.stat().st_mode & 0o777) == (before, 0o600)
+    assert open_kvm(tmp_path / "absent") is None
