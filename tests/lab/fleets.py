@@ -99,9 +99,8 @@ class Lab:
 
 
 def reaches(fleet: Fleet, vm_id: str, *statuses: Status) -> VmView:
-    """Wait until a VM is in one of these states."""
-    eventually(
-        lambda: fleet.get(vm_id).status in statuses,
-        f"{[status.value for status in statuses]}",
-    )
-    return fleet.get(vm_id)
+    """Wait until a VM is in one of these states; it has failed when it is Down instead."""
+    eventually(lambda: fleet.get(vm_id).status in {*statuses, Status.DOWN}, f"{[status.value for status in statuses]}")
+    view = fleet.get(vm_id)
+    assert view.status in statuses, view.exit
+    return view
