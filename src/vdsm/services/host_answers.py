@@ -244,12 +244,7 @@ def statistics(reading: Reading, vms: VmCounts, storage: dict[str, api.StorageDo
         cpu_sys=facts.cpu.system,
         cpu_idle=facts.cpu.idle,
         cpu_load=facts.cpu_load,
-        cpu_statistics={
-            str(index): api.CpuStats(
-                node_index=cpu.node_index, cpu_user=cpu.use.user, cpu_sys=cpu.use.system, cpu_idle=cpu.use.idle
-            )
-            for index, cpu in facts.cpus.items()
-        },
+        cpu_statistics=_cpus(facts),
         cpu_user_vdsmd=facts.agent.cpu_user_percent,
         cpu_sys_vdsmd=facts.agent.cpu_system_percent,
         elapsed_time=int(reading.elapsed_s),
@@ -281,6 +276,15 @@ def statistics(reading: Reading, vms: VmCounts, storage: dict[str, api.StorageDo
         ha_stats=api.HostedEngineStats(),
         multipath_health={},
     )
+
+
+def _cpus(facts: HostStatistics) -> dict[str, api.CpuStats]:
+    return {
+        str(index): api.CpuStats(
+            node_index=cpu.node_index, cpu_user=cpu.use.user, cpu_sys=cpu.use.system, cpu_idle=cpu.use.idle
+        )
+        for index, cpu in facts.cpus.items()
+    }
 
 
 def _numa_memory(facts: HostStatistics) -> dict[str, api.NodeMemory]:
