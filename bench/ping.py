@@ -1,173 +1,208 @@
-"""Host.ping over STOMP and TLS: rate, latency, and what it costs the server.
+"""Host.ping over STOMP and TLS: rate, latency, what it costs the server; and whether long answers are held up.
 
-    python bench/ping.py                          the transport alone, in a server of its own
-    python bench/ping.py --port 54321 --pid PID --pki /etc/pki/vdsm     a running daemon
+    python -m bench.ping                          the whole agent, on the simulated hypervisor
+    python -m bench.ping --transport              the transport alone
+    python -m bench.ping --port 54321 --pid PID --pki /etc/pki/vdsm     a running daemon
 
-Each connection is a process with one request outstanding, as the Engine's threads are. The figures: requests per
-second, milliseconds of server CPU per request (from /proc/PID/stat, kernel time included), median and 99th percentile.
+One request is outstanding per connection, as with the Engine's threads. Clients share the processors with the server,
+so that the server's CPU per request (from /proc/PID/stat, kernel time included) says more than the rate.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import multiprocessing
-import os
-import socket
-import ssl
+import select
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-TICKS = os.sysconf("SC_CLK_TCK")
+from bench.agents import ROOT, TICKS, Agent, place
+from bench.client import Connection, Pki, request
+from bench.figures import Figure, finish, median_of, progress
+
+# The original, on a machine of this kind: requests a second with 1 and with 8 connections.
+ORIGINAL = {1: 2098.0, 8: 3710.0}
+CLIENTS = 2
 
 
-def frame(command: str, headers: dict[str, str], body: bytes = b"") -> bytes:
-    lines = [command, *(f"{name}:{value}" for name, value in headers.items())]
-    return "\n".join(lines).encode() + b"\n\n" + body + b"\0"
+@dataclass(frozen=True)
+class Server:
+    """A server to be measured."""
+
+    port: int
+    pid: int
+    pki: Pki
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def connect(port: int, pki: dict[str, str]) -> ssl.SSLSocket:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.maximum_version = ssl.TLSVersion.TLSv1_2  # as an Engine does
-    context.load_verify_locations(pki["ca"])
-    context.load_cert_chain(pki["certificate"], pki["key"])
-    raw = socket.create_connection(("127.0.0.1", port), timeout=10)
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return context.wrap_socket(raw)
+@dataclass(frozen=True)
+class Run:
+    """What one run showed."""
+
+    rate: float
+    cpu_ms: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    size: int
 
 
-def client(port: int, pki: dict[str, str], method: str, seconds: float, start: float, results) -> None:
-    connection = connect(port, pki)
-    connection.sendall(frame("CONNECT", {"accept-version": "1.2", "heart-beat": "0,15000"}))
-    connection.sendall(frame("SUBSCRIBE", {"destination": "jms.topic.vdsm_responses", "id": "s", "ack": "auto"}))
-    connection.recv(4096)
-    body = json.dumps({"jsonrpc": "2.0", "method": method, "params": {}, "id": "6b3e6b4e-0000-4000-8000-123456789abc"})
-    headers = {
-        "destination": "jms.topic.vdsm_requests",
-        "reply-to": "jms.topic.vdsm_responses",
-        "content-length": str(len(body)),
-    }
-    request = frame("SEND", headers, body.encode())
-    buffer = bytearray(1 << 20)
-    took = []
+def drive(server: Server, message: bytes, connections: int, start: float, seconds: float, results) -> None:
+    """A client process: keeps one request outstanding on each of its connections."""
+    opened = {}
+    poll = select.epoll()
+    for _ in range(connections):
+        connection = Connection(server.port, server.pki)
+        opened[connection.socket.fileno()] = connection
+        poll.register(connection.socket.fileno(), select.EPOLLIN)
     time.sleep(max(0.0, start - time.monotonic()))
+    took: list[float] = []
     size = 0
     until = start + seconds
-    while (began := time.monotonic()) < until:
-        connection.sendall(request)
-        while True:
-            size = connection.recv_into(buffer)
-            if not size:
-                raise SystemExit("the server closed the connection")
-            if buffer[size - 1] == 0:
-                break
-        took.append(time.monotonic() - began)
-    connection.close()
+    sent = {}
+    clock = time.monotonic
+    for number, connection in opened.items():
+        sent[number] = clock()
+        connection.socket.sendall(message)
+    while clock() < until:
+        for number, _ in poll.poll():
+            connection = opened[number]
+            size = connection.skip()
+            now = clock()
+            took.append(now - sent[number])
+            sent[number] = now
+            connection.socket.sendall(message)
+    for connection in opened.values():
+        connection.close()
     results.put((took, size))
 
 
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def measure(port: int, pid: int, pki: dict[str, str], method: str, connections: int, seconds: float) -> dict:
+def measure(server: Server, message: bytes, connections: int, seconds: float) -> Run:
+    """One run of so many connections, from at most two client processes."""
     results: multiprocessing.Queue = multiprocessing.Queue()
     start = time.monotonic() + 0.7
+    counts = [share for number in range(CLIENTS) if (share := (connections + number) // CLIENTS)]
     clients = [
-        multiprocessing.Process(target=client, args=(port, pki, method, seconds, start, results))
-        for _ in range(connections)
+        multiprocessing.Process(target=drive, args=(server, message, count, start, seconds, results))
+        for count in counts
     ]
-    for process in clients:
-        process.start()
+    for client in clients:
+        client.start()
     time.sleep(max(0.0, start + 0.1 - time.monotonic()))
-    before, before_s = cpu_s(pid), time.monotonic()
+    before_s, began_s = server.cpu_s(), time.monotonic()
     time.sleep(seconds - 0.3)
-    used, elapsed = cpu_s(pid) - before, time.monotonic() - before_s
-    took = []
+    used_s, elapsed_s = server.cpu_s() - before_s, time.monotonic() - began_s
+    took: list[float] = []
+    size = 0
     for _ in clients:
-        took += results.get(timeout=60)[0]
-    for process in clients:
-        process.join(10)
-    rate = len(took) / seconds
+        times, size = results.get(timeout=60)
+        took += times
+    for client in clients:
+        client.join(10)
     took.sort()
-    return {
-        "method": method,
-        "connections": connections,
-        "rate": round(rate),
-        "cpu_ms": round(used / (rate * elapsed) * 1000, 4),
-        "p50_ms": round(statistics.median(took) * 1000, 3),
-        "p99_ms": round(took[int(len(took) * 0.99)] * 1000, 3),
-        "max_ms": round(took[-1] * 1000, 1),
-    }
+    rate = len(took) / seconds
+    return Run(
+        rate=rate,
+        cpu_ms=used_s / (rate * elapsed_s) * 1000,
+        p50_ms=statistics.median(took) * 1000,
+        p99_ms=took[int(len(took) * 0.99)] * 1000,
+        max_ms=took[-1] * 1000,
+        size=size,
+    )
 
 
-def serve(directory: str) -> None:
-    """The transport with a few verbs that do nothing, on a free port."""
-    import uvloop
-
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    import wire
-
-    uvloop.run(wire.serve_forever(Path(directory)))
-
-
-def own_server(directory: str) -> tuple[subprocess.Popen, int, dict[str, str]]:
-    sys.path.insert(0, str(HERE.parent / "tests"))
-    import certificates
-
-    made = certificates.make(Path(directory))
-    server = subprocess.Popen([sys.executable, __file__, "--serve", directory], stdout=subprocess.PIPE)
-    assert server.stdout is not None
-    port = int(server.stdout.readline())
-    pki = {
-        "ca": str(made.authority.certificate),
-        "certificate": str(made.manager.certificate),
-        "key": str(made.manager.key),
-    }
-    return server, port, pki
+def ping_figures(server: Server, connections: int, runs: int, seconds: float) -> list[Figure]:
+    done = [measure(server, request("Host.ping"), connections, seconds) for _ in range(runs)]
+    name = f"Host.ping, {connections} connection{'s' if connections > 1 else ''}"
+    original = ORIGINAL.get(connections)
+    several = connections > 1
+    return [
+        median_of(
+            f"{name}: requests a second",
+            [run.rate for run in done],
+            "/s",
+            3 * original if original else None,
+            "at least",
+            f"the original {original:,.0f}" if original else "",
+        ),
+        median_of(f"{name}: server CPU", [run.cpu_ms for run in done], "ms", 0.09 if several else None),
+        median_of(f"{name}: median latency", [run.p50_ms for run in done], "ms"),
+        median_of(f"{name}: 99th percentile", [run.p99_ms for run in done], "ms", 3.0 if several else None),
+    ]
 
 
-def main() -> None:
+def size_figures(server: Server, runs: int, asker: Callable[[int], bytes]) -> list[Figure]:
+    """Answers of 13 and 26 kB, by turns: Nagle's algorithm or a delayed ACK would show as 40 ms."""
+    small, large = [], []
+    for _ in range(runs):
+        small.append(measure(server, asker(13_000), 1, 1.0).p50_ms)
+        large.append(measure(server, asker(26_000), 1, 1.0).p50_ms)
+    return [
+        median_of("answer of 13 kB: latency", small, "ms"),
+        median_of("answer of 26 kB: latency", large, "ms"),
+        median_of("26 kB beside 13 kB", [two - one for one, two in zip(small, large, strict=True)], "ms", 1.0),
+    ]
+
+
+def figures(*, runs: int = 3, seconds: float = 4.0) -> list[Figure]:
+    """Against the whole agent."""
+    with place() as where, Agent(where, 0) as agent:
+        agent.wait_ready()
+        server = Server(where.port, agent.pid, where.pki)
+        time.sleep(2.0)
+        found = []
+        for connections in ORIGINAL:
+            progress(f"Host.ping with {connections} connections")
+            found += ping_figures(server, connections, runs, seconds)
+        progress("long answers")
+        found += size_figures(server, runs, lambda size: request("Host.echo", {"message": "x" * size}))
+        return found
+
+
+def transport(runs: int, seconds: float) -> list[Figure]:
+    """Against the transport alone."""
+    with place() as where:
+        command = [sys.executable, "-m", "bench.transport", str(where.directory)]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+        try:
+            assert server.stdout is not None
+            measured = Server(int(server.stdout.readline()), server.pid, where.pki)
+            found = [figure for count in ORIGINAL for figure in ping_figures(measured, count, runs, seconds)]
+            sizes = {13_000: "Size.small", 26_000: "Size.large"}
+            return [*found, *size_figures(measured, runs, lambda size: request(sizes[size]))]
+        finally:
+            server.terminate()
+            server.wait(10)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int)
     parser.add_argument("--pid", type=int)
-    parser.add_argument("--pki", default="/etc/pki/vdsm")
-    parser.add_argument("--method", default="Host.ping")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--pki", type=Path, default=Path("/etc/pki/vdsm"))
+    parser.add_argument("--connections", type=int, nargs="+", default=list(ORIGINAL))
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(options.serve)
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        server = None
-        if options.port is None:
-            server, port, pki = own_server(directory)
-            pid = server.pid
-        else:
-            port, pid, place = options.port, options.pid, Path(options.pki)
-            pki = {
-                "ca": str(place / "certs/cacert.pem"),
-                "certificate": str(place / "certs/vdsmcert.pem"),
-                "key": str(place / "keys/vdsmkey.pem"),
-            }
-        try:
-            for connections in options.connections:
-                print(json.dumps(measure(port, pid, pki, options.method, connections, options.seconds)), flush=True)
-        finally:
-            if server is not None:
-                server.terminate()
-                server.wait(10)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--transport", action="store_true")
+    options = parser.parse_args(argv)
+    if options.transport:
+        return finish(transport(options.runs, options.seconds))
+    if options.port is None:
+        return finish(figures(runs=options.runs, seconds=options.seconds))
+    pki = Pki(*(options.pki / name for name in ("certs/cacert.pem", "certs/vdsmcert.pem", "keys/vdsmkey.pem")))
+    server = Server(options.port, options.pid, pki)
+    return finish([
+        figure for count in options.connections for figure in ping_figures(server, count, options.runs, options.seconds)
+    ])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
