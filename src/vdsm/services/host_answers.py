@@ -11,7 +11,7 @@ from vdsm.host.capabilities import Capabilities
 from vdsm.host.networks import IpFacts
 from vdsm.host.numa import NumaNode
 from vdsm.host.packages import Package
-from vdsm.host.statistics import DeviceStatistics, HostStatistics, HugePages, Reading
+from vdsm.host.statistics import DeviceStatistics, HostStatistics, HugePages, MemoryStatistics, Reading
 from vdsm.privileged.calls import Hardware
 
 
@@ -237,7 +237,6 @@ def _network(network: networks.Network) -> api.Network:
 def statistics(reading: Reading, vms: VmCounts, storage: dict[str, api.StorageDomainHealth]) -> api.HostStats:
     """What Host.getStats answers."""
     facts = reading.statistics
-    memory = facts.memory
     return api.HostStats(
         stats_age=facts.taken_monotonic_s,
         cpu_user=facts.cpu.user,
@@ -248,18 +247,11 @@ def statistics(reading: Reading, vms: VmCounts, storage: dict[str, api.StorageDo
         cpu_user_vdsmd=facts.agent.cpu_user_percent,
         cpu_sys_vdsmd=facts.agent.cpu_system_percent,
         elapsed_time=int(reading.elapsed_s),
-        mem_used=memory.used_percent,
-        mem_free=memory.free,
-        mem_available=memory.free,
-        mem_committed=memory.committed,
-        mem_shared=memory.shared,
-        swap_total=memory.swap_total,
-        swap_free=memory.swap_free,
+        **_memory(facts.memory),
         ksm_state=facts.ksm.running,
         ksm_pages=facts.ksm.pages_to_scan,
         ksm_cpu=facts.ksm.cpu_percent,
         thp_state=facts.thp_state,
-        anon_huge_pages=memory.anon_huge,
         vm_count=vms.total,
         vm_active=vms.active,
         vm_migrating=vms.incoming + vms.outgoing,
@@ -276,6 +268,19 @@ def statistics(reading: Reading, vms: VmCounts, storage: dict[str, api.StorageDo
         ha_stats=api.HostedEngineStats(),
         multipath_health={},
     )
+
+
+def _memory(memory: MemoryStatistics) -> dict[str, Any]:
+    return {
+        "mem_used": memory.used_percent,
+        "mem_free": memory.free,
+        "mem_available": memory.free,
+        "mem_committed": memory.committed,
+        "mem_shared": memory.shared,
+        "swap_total": memory.swap_total,
+        "swap_free": memory.swap_free,
+        "anon_huge_pages": memory.anon_huge,
+    }
 
 
 def _cpus(facts: HostStatistics) -> dict[str, api.CpuStats]:
