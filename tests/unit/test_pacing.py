@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdsm.bindings.pacing import GAP_S, LF, MAX_WAKES, RUN, WAKE_S, Outbox, OutputLimits
+from vdsm.bindings.pacing import LF, MAX_WAKES, RUN, Outbox, OutputLimits
 from vdsm.bindings.stomp import TLS_RECORD
 
 # Two instants that differ by less are the same: sums of floats.
 EPSILON = 1e-9
+# What the Engine's client needs between two frames, and until it is woken up, in seconds.
+GAP_S = 0.005
+WAKE_S = 0.005
 
 
 class Timer:
