@@ -67,7 +67,8 @@ class CommandParser(argparse.ArgumentParser):
             add_common(self, everywhere=True)
         return self
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    # argparse declares overloads that differ in what the namespace is; here all of them are one.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Fill, then parse."""
         self.filled()
         return super().parse_known_args(args, namespace)

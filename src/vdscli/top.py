@@ -119,7 +119,8 @@ def top(session: Session) -> None:
 
 def _live(session: Session, sampler: Sampler) -> None:
     args = session.args
-    order, left, frame = args.sort, args.count, ["asking the agent ..."]
+    order: str = args.sort
+    left, frame = args.count, ["asking the agent ..."]
     with _screen():
         while True:
             try:
