@@ -42,7 +42,7 @@ PROMISE_S = 5.0
 
 @pytest.fixture(scope="module")
 def host():
-    with short_directory() as place, LightHost(place / "host") as light:
+    with short_directory() as place, LightHost(place / "host", network=True) as light:
         yield light
 
 
