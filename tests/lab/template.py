@@ -1,0 +1,108 @@
+"""The template: a node that was booted and warmed up once, and is cloned from then on.
+
+Its RAM is a file that clones map privately (they share what they do not write), its disk a qcow2 that clones overlay,
+the rest of its state 500 KiB. It is kept beside the image, under the hash of the image, the command line and QEMU.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from .channel import Channel
+from .deadlines import eventually
+from .image import definition
+from .image.build import CACHE, Image, digest, qemu_version
+from .qemu import PROJECT_MIB, Memory, Qemu, command
+from .spawning import Spawner
+
+_BOOT_S: Final = 120.0
+# Whatever takes long the first time: module loading, udev's queue, lvm's first run.
+_WARM: Final = (
+    f"modprobe bonding max_bonds=0; modprobe -a {' '.join(definition.WARM_MODULES)};"
+    " udevadm settle; lvm version >/dev/null; sync"
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """The files that a clone needs."""
+
+    image: Image
+    ram: Path
+    state: Path
+    root: Path
+
+
+def find_or_make(
+    image: Image, spawner: Spawner, cache: Path = CACHE, say: Callable[[str], None] = lambda _t: None
+) -> Template:
+    """The template of an image, booted when there is none yet.
+
+    Raises:
+        TooLate: the node did not boot in time.
+    """
+    key = digest(image.key, qemu_version(), _WARM, command("x", Path("x"), image, Memory(Path("x")), Path("x")))
+    place = cache / f"template-{key}"
+    with (cache / ".template-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_dir():
+            say(f"booting {place.name}")
+            for stale in cache.glob("template-*"):
+                shutil.rmtree(stale)
+            _make(image, spawner, cache, place)
+    return Template(image, place / "ram", place / "state", place / "root.qcow2")
+
+
+def overlay(path: Path, backing: Path, backing_format: str) -> None:
+    """Make an empty qcow2 over another image."""
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(backing), "-F", backing_format, str(path)]
+    subprocess.run(argv, check=True, timeout=60)
+
+
+def blank_project(path: Path) -> Path:
+    """An empty disk of the project disk's size: the template has the device, and never reads it."""
+    with path.open("wb") as file:
+        file.truncate(PROJECT_MIB << 20)
+    return path
+
+
+def _make(image: Image, spawner: Spawner, cache: Path, place: Path) -> None:
+    # Sockets have short names: not in the cache directory.
+    with tempfile.TemporaryDirectory(prefix="vdsm-lab-template-") as name:
+        work = Path(name)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache))
+        try:
+            # Where it will be found: a qcow2 names its backing file, and clones name this one.
+            overlay(work / "root.qcow2", image.root, "raw")
+            memory = Memory(partial / "ram", shared=True)
+            argv = command("template", work, image, memory, blank_project(work / "project"))
+            qemu = Qemu(spawner, argv, work)
+            try:
+                _warm_up(qemu, work)
+                qemu.save(partial / "state")
+                qemu.monitor("quit")
+                eventually(lambda: not qemu.alive, "QEMU's end", _BOOT_S)
+            finally:
+                qemu.kill()
+            shutil.move(work / "root.qcow2", partial / "root.qcow2")
+            partial.chmod(0o755)
+            partial.rename(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _warm_up(qemu: Qemu, work: Path) -> None:
+    channel = Channel(work / "test", lambda: qemu.alive)
+    try:
+        channel.greet(_BOOT_S)
+        request = {"op": "run", "argv": ["/bin/sh", "-c", _WARM]}
+        channel.request(request, what="warming up", timeout_s=_BOOT_S).wait()
+    finally:
+        channel.close()
