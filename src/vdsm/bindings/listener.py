@@ -33,7 +33,7 @@ _BACKLOG: Final = 128
 # A slow reader of a long HTTP answer gets this long after the connection was closed on our side.
 _SHUTDOWN_S: Final = 30.0
 _ACCEPT_PAUSE_S: Final = 0.1
-_METHODS: Final = (b"GET ", b"PUT ", b"POST ", b"DELETE ", b"HEAD ", b"PATCH ", b"OPTIONS ")
+_METHODS: Final = (b"GET ", b"PUT ", b"POST ", b"DELETE ", b"HEAD ", b"PATCH ", b"OPTIONS ", b"TRACE ", b"QUERY ")
 # A peer that has vanished is noticed after about two minutes: idle, interval, count.
 _KEEPALIVE: Final = (60, 15, 4)
 # Local administration must stay possible when the network has taken all connections.

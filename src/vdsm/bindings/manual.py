@@ -24,7 +24,7 @@ from vdsm.base.errors import VdsmError
 _SECTION: Final = re.compile(r"^(Args|Raises|Returns):$", re.MULTILINE)
 _ENTRY: Final = re.compile(r"^(\w+): (.*)$")
 # Every verb can fail so, so no docstring says it.
-_ALWAYS: Final = ("Denied", "Recovering", "Unauthenticated")
+_ALWAYS: Final = ("BadParameter", "Denied", "Recovering", "Unauthenticated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,10 @@ def all_errors() -> list[type[VdsmError]]:
 
 
 def failures(verb: Verb) -> dict[type[VdsmError], str]:
-    """The errors of one verb and when they happen, those that its pool, role and parameters bring included."""
+    """The errors of one verb and when they happen, those that its pool and role bring included."""
     found = {error_class(name): when for name, when in manual_of(verb).raises.items()}
     for name in _ALWAYS:
         found.setdefault(error_class(name), first_line(error_class(name)))
-    if verb.params:
-        found.setdefault(errors.BadParameter, first_line(errors.BadParameter))
     if verb.pool != "inline":
         found.setdefault(errors.Busy, first_line(errors.Busy))
     if verb.while_starting:
