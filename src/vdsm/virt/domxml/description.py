@@ -212,12 +212,12 @@ def _console(by_tag: dict[str, list[ET.Element]]) -> ConsoleFacts | None:
 def _devices_hash(root: ET.Element) -> str:
     """A number as text, the same in every process for the same devices and metadata.
 
-    Independent of the order of attributes, of white space and of what changes while a VM runs.
+    Independent of the order of attributes and of devices (a restarted libvirtd lists them otherwise), of white
+    space and of what changes while a VM runs.
     """
     digest = hashlib.blake2b(digest_size=8)
-    devices = root.find("devices")
-    if devices is not None:
-        digest.update("\x1e".join(_canonical(devices)).encode())
+    for device in sorted("\x1e".join(_canonical(device)) for device in root.iterfind("devices/*")):
+        digest.update(device.encode())
     for child in root.iterfind("metadata/*"):
         if child.tag != MARK:
             digest.update("\x1e".join(_canonical(child)).encode())
