@@ -255,8 +255,12 @@ def _openapi() -> dict[str, Any]:
 
 
 def _events() -> dict[str, Any]:
-    names = sorted(event.operation for event in EVENTS)
     kinds = ", ".join(f"`{event.operation}` ({event.__name__})" for event in EVENTS)
+    stream = {
+        "description": "The stream.",
+        "headers": _headers(),
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
     return {
         "operationId": "events",
         "summary": "What happens on this host, as server-sent events.",
@@ -265,47 +269,25 @@ def _events() -> dict[str, Any]:
             "`Last-Event-ID` to go on where the stream ended; an event `reset` says that events were missed, so that "
             "the state must be asked for anew. Silence is broken by a comment every 15 s.\n\nNeeds the role viewer."
         ),
-        "parameters": [
-            {
-                "name": "types",
-                "in": "query",
-                "required": False,
-                "description": "only these events",
-                "style": "form",
-                "explode": True,
-                "schema": {"type": "array", "items": {"enum": names}},
-            },
-            {
-                "name": "vm_id",
-                "in": "query",
-                "required": False,
-                "description": "only events of this VM",
-                "schema": {"type": "string"},
-            },
-            {
-                "name": "last_event_id",
-                "in": "query",
-                "required": False,
-                "description": "where to go on, for those who cannot send the header",
-                "schema": {"type": "string"},
-            },
-            {
-                "name": "Last-Event-ID",
-                "in": "header",
-                "required": False,
-                "description": "where to go on",
-                "schema": {"type": "string"},
-            },
-        ],
-        "responses": {
-            "200": {
-                "description": "The stream.",
-                "headers": _headers(),
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            }
-        }
+        "parameters": _event_parameters(),
+        "responses": {"200": stream}
         | problem_responses({kind: first_line(kind) for kind in (Unauthenticated, Denied, BadParameter, Busy)}),
     }
+
+
+def _event_parameters() -> list[dict[str, Any]]:
+    names = sorted(event.operation for event in EVENTS)
+    text = {"type": "string"}
+    described: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+        ("types", "query", "only these events", {"type": "array", "items": {"enum": names}}),
+        ("vm_id", "query", "only events of this VM", text),
+        ("last_event_id", "query", "where to go on, for those who cannot send the header", text),
+        ("Last-Event-ID", "header", "where to go on", text),
+    )
+    return [
+        {"name": name, "in": place, "required": False, "description": said, "schema": schema}
+        for name, place, said, schema in described
+    ]
 
 
 def _jsonrpc() -> dict[str, Any]:
