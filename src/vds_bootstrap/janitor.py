@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vds_bootstrap.layout import PROJECT
@@ -47,7 +48,8 @@ class Janitor:
         self._tell(NOTHING)
         if self._child.stdin:
             self._child.stdin.close()
-        self._child.wait(FAREWELL_S)
+        with suppress(subprocess.TimeoutExpired):  # it has nothing to do any more; nothing waits for it
+            self._child.wait(FAREWELL_S)
 
     def remember(self, state: State) -> None:
         """Tell it what is up now."""

@@ -8,6 +8,7 @@ The project and its .venv are the machine's. What is done inside, users and cert
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -96,13 +97,17 @@ class FreshHost:
         return done.stdout + done.stderr
 
     def processes(self) -> dict[int, str]:
-        """Everything that runs in the host but its init, and what was entered by ``enter``: pid inside -> command."""
-        rows = [row.split(maxsplit=2) for row in self.run("ps", "-e", "-o", "pid=,ppid=,args=").splitlines()]
-        return {
-            int(pid): command
-            for pid, _, command in rows
-            if pid != "1" and not command.startswith(("sleep 3600", "ps -e "))
-        }
+        """Everything that runs in the host but its init: pid as the machine sees it -> command."""
+        mine = Path(f"/proc/{self.pid}/ns/pid").readlink()
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                inside = (path / "ns/pid").readlink() == mine and int(path.name) != self.pid
+                # A kernel thread, a zombie and what is just being reaped have no command line.
+                if inside and command and not command.startswith("sleep 3600"):
+                    found[int(path.name)] = command
+        return found
 
     def mounts(self) -> list[str]:
         """The mount points of the host's first process."""

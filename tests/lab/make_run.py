@@ -50,10 +50,5 @@ class MakeRun:
 
     def runner(self) -> int:
         """The pid of the python that make started, as the machine sees it."""
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                words = path.read_bytes().split(b"\0")
-                inside = (path.parent / "ns/pid").readlink() == Path(f"/proc/{self.host.pid}/ns/pid").readlink()
-                if inside and b"vds_bootstrap" in words and b"run" in words:
-                    return int(path.parent.name)
-        raise AssertionError("make run has no runner")
+        (pid,) = (pid for pid, command in self.host.processes().items() if "-m vds_bootstrap run" in command)
+        return pid
