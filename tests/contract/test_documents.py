@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,34 @@ def test_the_page_needs_nothing_from_elsewhere():
     assert "<script" not in page
     for name in VERBS:
         assert f'id="{name}"' in page
+
+
+class Page(HTMLParser):
+    """Notes what is open, all ids, and where links lead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag not in {"meta", "link"}:
+            self.open.append(tag)
+        if found.get("id"):
+            self.ids.append(found["id"])
+        if tag == "a":
+            self.links.add(found["href"])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole():
+    page = Page()
+    page.feed(documents(VERBS)["src/vdsm/bindings/pages/reference.html"].decode())
+    assert page.open == []
+    assert len(set(page.ids)) == len(page.ids)
+    assert {link for link in page.links if not link.startswith("#")} == {"/api/v1/openapi.json"}
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)

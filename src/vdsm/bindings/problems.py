@@ -13,6 +13,7 @@ from vdsm.base.errors import BadParameter, Rejected, Unauthenticated, VdsmError
 
 PROBLEM_TYPE: Final = "application/problem+json"
 INTERNAL: Final = "internal"
+INTERNAL_CODE: Final = -32603
 _MAX_DETAIL: Final = 4096
 _RETRY_AFTER_S: Final = "1"
 
@@ -120,7 +121,7 @@ def problem(error: Exception, flow: str) -> Problem:
             status=500,
             detail="an error inside the agent; its log has more",
             instance=f"urn:vdsm:flow:{flow}",
-            code=-32603,
+            code=INTERNAL_CODE,
         )
     return Problem(
         type=f"/errors/{error.name}",

@@ -16,7 +16,7 @@ from vdsm.api.events import EVENTS
 from vdsm.bindings.arguments import placed
 from vdsm.bindings.manual import all_errors, failures, first_line, manual_of, namespaces
 from vdsm.bindings.openapi import VERSION, Schemas
-from vdsm.bindings.problems import HTTP_ERRORS
+from vdsm.bindings.problems import HTTP_ERRORS, INTERNAL, INTERNAL_CODE
 
 TITLE: Final = "VDSM API reference"
 INTRODUCTION: Final = """\
@@ -96,11 +96,14 @@ def reference_of(verbs: Mapping[str, Verb]) -> Reference:
         spaces=spaces,
         events=tuple((event.operation, event.__name__, first_line(event)) for event in EVENTS),
         types=tuple(_type_page(name, schema) for name, schema in schemas.components.items() if "properties" in schema),
-        errors=tuple(
-            (kind.name, kind.status, kind.code, first_line(kind))
-            for kind in sorted({*all_errors(), *HTTP_ERRORS}, key=lambda kind: kind.name)
-        ),
+        errors=tuple(_errors()),
     )
+
+
+def _errors() -> Iterator[tuple[str, int, int, str]]:
+    for kind in sorted({*all_errors(), *HTTP_ERRORS}, key=lambda kind: kind.name):
+        yield kind.name, kind.status, kind.code, first_line(kind)
+    yield INTERNAL, 500, INTERNAL_CODE, "An error inside the agent; its log has more."
 
 
 def verb_list(verbs: Mapping[str, Verb]) -> list[dict[str, Any]]:
@@ -270,14 +273,14 @@ def html(reference: Reference) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
         f"<title>{TITLE}</title>",
-        '<link rel="stylesheet" href="/docs/reference.css"></head><body>',
+        '<link rel="stylesheet" href="/docs/reference.css"></head><body id="top">',
         *_navigation(reference),
         f"<main><h1>{TITLE} <small>{VERSION}</small></h1>",
         *(f"<p>{_prose(paragraph)}</p>" for paragraph in INTRODUCTION.split("\n\n")),
         '<p><a href="/api/v1/openapi.json">OpenAPI 3.1 document</a></p>',
     ]
     for name, text, pages in reference.spaces:
-        body.append(f'<h2 id="{name}">{name}</h2><p>{_prose(text)}</p>')
+        body.append(f'<h2 id="{name}-verbs">{name}</h2><p>{_prose(text)}</p>')
         for page in pages:
             body += _verb_html(page, types)
     body += _events_html(reference)
@@ -295,9 +298,9 @@ def html(reference: Reference) -> str:
 
 
 def _navigation(reference: Reference) -> Iterator[str]:
-    yield '<nav><a class="home" href="#">VDSM</a>'
+    yield '<nav><a class="home" href="#top">VDSM</a>'
     for name, _, pages in reference.spaces:
-        yield f'<details open><summary><a href="#{name}">{name}</a></summary><ul>'
+        yield f'<details open><summary><a href="#{name}-verbs">{name}</a></summary><ul>'
         for page in pages:
             short = page.name.partition(".")[2]
             yield f'<li><a href="#{page.name}">{short}</a></li>'
