@@ -39,6 +39,7 @@ class Visit:
 
     def _abort(self) -> None:
         self.aborted = True
+        self._gone.set()
 
     async def _receive(self):
         await self._gone.wait()

@@ -13,6 +13,7 @@ Everything here lives on the event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
@@ -35,6 +36,7 @@ MAX_READERS: Final = 64
 KEEP_ALIVE_S: Final = 15.0
 SEND_DEADLINE_S: Final = 20.0
 _RETRY_MS: Final = 2000
+_ABORT_S: Final = 1.0
 _MOST_AT_ONCE: Final = 128
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -246,7 +248,7 @@ class EventStream:
             self._events.leave(reader, cut=slow)
         if slow:
             log.info("cut off a reader of events that was too slow")
-            _abort(scope)
+            await _abort(scope, receive)
         elif isinstance(outcome, Exception):
             raise outcome
 
@@ -267,11 +269,15 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-def _abort(scope: Scope) -> None:
+async def _abort(scope: Scope, receive: Receive) -> None:
     """Close the connection without waiting for its reader, where the listener offers that."""
     abort: Callable[[], object] | None = scope.get("state", {}).get("abort")
     if abort is not None:
         abort()
+        # The server must see that the connection is gone before it sees that the answer has no end.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ABORT_S):
+                await _disconnect(receive)
 
 
 def _parse(query: Iterable[tuple[str, str]]) -> tuple[Filter, str | None]:
