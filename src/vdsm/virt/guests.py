@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from vdsm.base.clock import monotonic_s
-from vdsm.base.errors import Busy, VdsmError
+from vdsm.base.errors import Busy, HypervisorFailed, VdsmError
 from vdsm.base.threads import Pool
 from vdsm.system.libvirt.facts import GuestReply
 from vdsm.virt.hypervisor import Hypervisor
@@ -56,11 +56,18 @@ class GuestWatch:
         if not _can_answer(machine):
             return
         try:
-            reply = self._hypervisor.guest_info(machine.vm_id)
+            reply = self._reply(machine.vm_id)
         except VdsmError as error:
             log.info("VM %s: its guest's agent: %s", machine.vm_id, error)
             return
         machine.tell_guest(parse(reply, monotonic_s()))
+
+    def _reply(self, vm_id: str) -> GuestReply:
+        try:
+            return self._hypervisor.guest_info(vm_id)
+        except HypervisorFailed:
+            self._hypervisor.ping_agent(vm_id)  # it may know nothing but that it is there
+            return GuestReply()
 
 
 def _can_answer(machine: Machine) -> bool:

@@ -118,14 +118,15 @@ class Deadlines:
     agent_s: float = 5.0
 
 
-# Bulkheads. A frozen QEMU keeps a thread of WORK or MONITOR each time somebody waits for it in vain; CHEAP calls
-# ask no QEMU, and URGENT ones only kill.
-WORK: Final = Lane("work", workers=4, queue=64)
-LAUNCH: Final = Lane("launch", workers=4, queue=1024)
+# Bulkheads. A QEMU that hangs keeps a thread of WORK or MONITOR here, and one of libvirtd's 20 (max_workers) there,
+# each time somebody waits for it in vain. What can hang is 19 in all, so that libvirtd always has a thread for CHEAP
+# calls, which ask no QEMU; and it has five more for URGENT ones, which only kill.
+WORK: Final = Lane("work", workers=8, queue=64)
+LAUNCH: Final = Lane("launch", workers=6, queue=1024)
+MONITOR: Final = Lane("monitor", workers=3, queue=0)
+AGENT: Final = Lane("agent", workers=2, queue=64)
 CHEAP: Final = Lane("cheap", workers=2, queue=8)
-MONITOR: Final = Lane("monitor", workers=4, queue=0)
 URGENT: Final = Lane("urgent", workers=4, queue=1024)
-AGENT: Final = Lane("agent", workers=4, queue=64)
 
 
 class LibvirtHypervisor:

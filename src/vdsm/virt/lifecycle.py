@@ -60,7 +60,6 @@ class Request(Enum):
     SET_TICKET = "set ticket"
     CHANGE_MEDIA = "change medium"
     SCREENSHOT = "take a screenshot"
-    ASK_GUEST = "ask the guest agent"
 
 
 @unique
@@ -96,7 +95,6 @@ REQUESTS: Final[dict[tuple[Status, Request], Status]] = {
         for status in ALIVE
         for request in (Request.SET_TICKET, Request.CHANGE_MEDIA, Request.SCREENSHOT)
     },
-    **{(status, Request.ASK_GUEST): status for status in RUNNING},
 }
 
 HAPPENINGS: Final[dict[tuple[Status, Happening], Status]] = {

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 1.0
 # What a healthy QEMU may take, so that hundreds of them are not mistaken for one that hangs.
 _PER_VM_S: Final = 0.01
-# One more call per QEMU that hangs; the rest of the lane is for those that are found to hang another time.
+# One more call per QEMU that hangs, as long as the lane has threads.
 _SEARCHES: Final = 3
 
 

@@ -43,16 +43,15 @@ BACKOFF_S: Final = (0.1, 5.0)
 # libvirt closes a connection itself when this many pings, this many seconds apart, stay unanswered. It frees the
 # threads in calls to a daemon that will never answer, and is far longer than a daemon is busy.
 KEEPALIVE: Final = (10, 6)
+# libvirtd serves five requests of one client at once, and beyond that does not even answer its pings.
+CALLS_PER_LINK: Final = 4
 # A waiting caller has the daemon asked after this, and looks as often whether it is silent.
 _GLANCE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A bulkhead: calls of one kind have their own threads and their own connection.
-
-    ``workers`` stays below libvirtd's five requests per client, beyond which it does not even answer pings.
-    """
+    """A bulkhead: calls of one kind have their own threads and their own connections."""
 
     name: str
     workers: int
@@ -113,7 +112,7 @@ class _Line:
 
     def _borrow(self, call: _Call[Any]) -> libvirt.virConnect:
         with self._lock:
-            if self._link is not None and self._link.conn.isAlive():
+            if self._link is not None and self._link.calls < CALLS_PER_LINK and self._link.conn.isAlive():
                 self._link.calls += 1
                 call.link = self._link
                 return self._link.conn
