@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
+from vdsm.base import threads
 from vdsm.base.clock import now_utc
 from vdsm.base.errors import VmExists
 from vdsm.base.ids import VmId
@@ -16,6 +18,12 @@ from vdsm.virt.fleet import Fleet
 from vdsm.virt.spec import VmSpec
 from vdsm.virt.traits import HostTraits
 from vdsm.virt.view import VmView
+
+# Images that are prepared at the same time, per VM. All lifecycle workers together stay below the connections that
+# supervdsmd takes.
+_AT_ONCE: Final = 3
+# Each image has deadlines of its own, so this one is never reached.
+_IMAGES_S: Final = 150.0
 
 
 class Launcher:
@@ -74,10 +82,11 @@ class Launcher:
         return view
 
     def _place(self, prepared: Prepared, undo: Undo) -> Prepared:
-        locations = {}
         for ref in prepared.images:
-            locations[ref.target] = self._images.prepare(ref)
-            undo.add(self._images.teardown, ref)
+            undo.add(self._images.teardown, ref)  # one that is not prepared is no error
+        # Looking into an image takes some 20 ms, most of it in other processes.
+        found = threads.tmap(self._images.prepare, prepared.images, workers=_AT_ONCE, timeout_s=_IMAGES_S)
+        locations = {ref.target: location for ref, location in zip(prepared.images, found, strict=True)}
         return domxml.place(prepared, locations)
 
     def _teardown(self, images: tuple[ImageRef, ...]) -> None:
