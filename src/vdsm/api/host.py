@@ -25,7 +25,7 @@ class Host(Protocol):
     def ping2(self) -> None:
         """Answer, and nothing else; what an Engine polls after it changed a host's networks."""
 
-    @verb(rest=post("/host/echo"), pool=Pool.INLINE, while_starting=True)
+    @verb(rest=post("/host/echo"), while_starting=True)
     def echo(self, message: str) -> str:
         """Answer with the message.
 
