@@ -121,6 +121,7 @@ class Channel:
         self._idents = itertools.count(int.from_bytes(os.urandom(4), "big") << 16 | 1)
         self._sending = threading.Lock()
         self._closed = False
+        self._greeted = False
         eventually(lambda: self._connected(path), f"the agent's socket {path}", timeout_s, 0.01)
         self._reader = threading.Thread(target=self._receive, name=f"lab-channel-{path.parent.name}", daemon=True)
         self._reader.start()
@@ -154,6 +155,7 @@ class Channel:
             return any(one.done for one in asked)
 
         eventually(answered, "an answer of the node's agent", timeout_s, 0.01)
+        self._greeted = True
 
     def request(self, header: dict[str, Any], blob: bytes = b"", *, what: str, timeout_s: float) -> Running:
         """Send a request.
@@ -196,12 +198,17 @@ class Channel:
             stream.close()
             with self._sending:
                 self._closed = True
-            for future in list(self._pending.values()):
-                future.set_exception(ChannelClosed("the node went away"))
-            self._pending.clear()
+            self._lose("the node went away")
+
+    def _lose(self, reason: str) -> None:
+        while self._pending:
+            _, future = self._pending.popitem()
+            future.set_exception(ChannelClosed(reason))
 
     def _deliver(self, header: dict[str, Any], blob: bytes) -> None:
         future = self._pending.pop(header["id"], None)
+        if header["id"] == 0 and self._greeted:  # the agent was started anew
+            self._lose("the node's agent has died")
         if future is None:
             return  # the agent's greeting, or an answer to an earlier connection
         streams = _cut(blob, header["sizes"])

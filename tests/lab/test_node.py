@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import time
 
 import pytest
@@ -20,15 +19,16 @@ def facts() -> dict:
     import platform
     import time
     import uuid
+    from pathlib import Path
 
     texts = ("/proc/sys/kernel/random/boot_id", "/etc/machine-id", "/sys/class/dmi/id/product_uuid", "/etc/hostname")
     return {
         "kernel": platform.release(),
         "name": platform.node(),
         "uuids": [str(uuid.uuid4()), os.urandom(16).hex()],
-        "kernel uuid": pathlib.Path("/proc/sys/kernel/random/uuid").open().read(),
+        "kernel uuid": Path("/proc/sys/kernel/random/uuid").read_text(),
         "now": time.time(),
-        **{path: pathlib.Path(path).open().read() for path in texts},
+        **{path: Path(path).read_text() for path in texts},
     }
 
 
@@ -152,14 +152,16 @@ def test_killed_lab_leaves_nothing(lab, tmp_path) -> None:
     from .image.build import PROJECT
 
     program = (
-        "import time; from tests.lab.lab import Lab\n"
+        "import time; from lab.lab import Lab\n"
         "with Lab() as lab:\n"
         "    (node,) = lab.nodes(1)\n"
         "    print(node.qemu.pid, lab.directory, flush=True)\n"
         "    time.sleep(1000)\n"
     )
     lab.template()
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=PROJECT / "tests", stdout=subprocess.PIPE, text=True
+    )
     pid, directory = process.stdout.readline().split()
     process.send_signal(signal.SIGKILL)
     process.wait(timeout=30)

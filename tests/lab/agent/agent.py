@@ -79,6 +79,8 @@ class Agent:
         while True:
             for key, _ in self.selector.select(self.patience()):
                 child = key.data
+                if self.selector.get_map().get(key.fd) is not key:
+                    continue  # closed since, on account of an earlier one of these events
                 if child is None:
                     self.receive()
                 elif key.fd == child.pidfd:
