@@ -1,13 +1,14 @@
 """How frames leave to one STOMP client.
 
 The Engine's client library reads one TLS record each time its selector wakes up, and then sleeps up to a second: two
-frames that arrive together cost that second. Hence, all measured:
+frames that it finds together cost that second. Hence, all measured:
 
 - each frame goes out in one write, or in long runs of full TLS records while the client takes them;
-- two frames are at least `GAP_S` apart, except an answer to a client that was surely waiting for it: its request
-  came after our last frame went out, nothing else of that client is being worked on, and nothing is queued;
-- such a client may still be several threads that share a connection. For each frame that followed another closely,
-  one LF (a heart-beat) goes out after the run, and wakes the client up once more.
+- two frames are at least `GAP_S` apart. The exception is a client in full flow: each of its last `STREAK` requests came
+  after our last frame went out, with nothing else of it in work or queued. Several threads that share a connection
+  do not get that far, as the gaps make their requests overlap; one thread that asks without a pause does;
+- a client may still have found frames together, when it was busy itself. After frames that went out close to others,
+  some LFs (heart-beats) follow; each wakes the client up once more, and so brings it one frame.
 
 What a client does not read is queued up to a limit; beyond it, or when nothing moves for a while, it is cut off.
 """
@@ -24,10 +25,19 @@ from vdsm.base.clock import monotonic_s
 from vdsm.bindings.stomp import TLS_RECORD
 
 GAP_S: Final = 0.005
+STREAK: Final = 8
+# A client that was silent for longer is no longer in full flow.
+_PAUSE_S: Final = 0.1
 # The LF comes a little later than a frame would, so that it never delays one.
 WAKE_S: Final = 0.006
-# More frames than this are not stuck in a client: it has as many threads waiting.
+# Each further LF comes later by this factor, as a client that was busy for long finds the first ones together, too.
+_WAKE_FACTOR: Final = 1.5
+# Frames that are closer than this may be found together by a client that is busy.
+_CLOSE_S: Final = 0.03
+# At most so many frames are taken to be stuck in a client.
 MAX_WAKES: Final = 8
+# The client's selector sleeps so long at most; then it reads one record more.
+_SELECT_S: Final = 1.0
 LF: Final = b"\n"
 RUN: Final = 16 * TLS_RECORD
 # Timers have a resolution of a millisecond, and their clock may lag behind.
@@ -96,7 +106,11 @@ class Outbox:
         self._clock = clock
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
+        self._streak = 0
+        # How many frames may be stuck in the client, and how many LFs are to follow the last frame.
+        self._stuck = 0
         self._wakes = 0
+        self._wake_s = WAKE_S
         self._timer: asyncio.TimerHandle | None = None
         self._writable = True
         self._when_empty: Callable[[], None] | None = None
@@ -119,7 +133,9 @@ class Outbox:
             awaited: whether the client has nothing else to wait for and asked after our last frame.
         """
         now = self._clock()
-        if not self._queue and self._writable and (awaited or now - self.last_s >= GAP_S):
+        silent_s = now - self.last_s
+        self._streak = self._streak + 1 if awaited and not self._queue and silent_s < _PAUSE_S else 0
+        if not self._queue and self._writable and (silent_s >= GAP_S or self._streak > STREAK):
             self._write(frame, now)
             return
         self._queue.append(frame)
@@ -127,13 +143,13 @@ class Outbox:
         if self._queued_bytes > self._limits.total_bytes:
             self._cut_off(f"{self._queued_bytes} bytes wait for a reader who is too slow")
         elif self._writable:
-            self._arm(self.last_s + GAP_S - now)
+            self._arm(GAP_S - silent_s)
 
     def beat(self, interval_s: float) -> None:
         """Send a heart-beat if nothing was sent for ``interval_s`` seconds."""
         now = self._clock()
         if self._writable and not self._queue and now - self.last_s >= interval_s:
-            self._write(LF, now)
+            self._write_beat(now)
 
     def finish(self, when_empty: Callable[[], None]) -> None:
         """Call ``when_empty`` once all that is queued has been written."""
@@ -177,18 +193,29 @@ class Outbox:
             self._timer.cancel()
             self._timer = None
 
-    def _write(self, data: bytes, now: float) -> None:
-        if now - self.last_s < GAP_S and self._wakes < MAX_WAKES:
-            self._wakes += 1
-            if self._timer is None:
-                self._arm(WAKE_S)
+    def _write(self, frame: bytes, now: float) -> None:
+        silent_s = now - self.last_s
+        if silent_s < _CLOSE_S:
+            if self._stuck < MAX_WAKES:
+                self._stuck += 1
+        elif self._stuck and silent_s >= _SELECT_S:
+            self._stuck = max(0, self._stuck - int(silent_s / _SELECT_S))
+        self._wakes = self._stuck
+        self._wake_s = WAKE_S
+        if self._wakes and self._timer is None:
+            self._arm(WAKE_S)
         self.last_s = self._moved_s = now
         self.sent += 1
-        if len(data) <= RUN:
-            self._sink.write(data)
+        if len(frame) <= RUN:
+            self._sink.write(frame)
         else:
-            self._rest = memoryview(data)
+            self._rest = memoryview(frame)
             self._write_rest()
+
+    def _write_beat(self, now: float) -> None:
+        self.last_s = self._moved_s = now
+        self.sent += 1
+        self._sink.write(LF)
 
     def _write_rest(self) -> None:
         """Write a long frame in runs, so that the transport never holds much that the client has not taken."""
@@ -210,14 +237,15 @@ class Outbox:
             if silent_s >= GAP_S:
                 self._write_next(now)
                 silent_s = 0.0
-        elif self._wakes and silent_s >= WAKE_S:
+        elif self._wakes and silent_s >= self._wake_s:
             self._wakes -= 1
-            self._write(LF, now)
+            self._wake_s *= _WAKE_FACTOR
+            self._write_beat(now)
             silent_s = 0.0
         if self._queue:
             self._arm(GAP_S - silent_s)
         elif self._wakes:
-            self._arm(WAKE_S - silent_s)
+            self._arm(self._wake_s - silent_s)
 
     def _write_next(self, now: float) -> None:
         frame = self._queue.popleft()
