@@ -39,7 +39,9 @@ _LONG_AGO: Final = -1
 # The Engine's client gives up after 1.5 times the agreed interval; being a little early costs nothing.
 _EARLY: Final = 0.9
 _SOON_S: Final = 0.05
+# A client that is being refused may go on sending what it has begun: seconds, and how many times.
 _LINGER_S: Final = 1.0
+_LINGERS: Final = 10
 _CLOSE_S: Final = 5.0
 _MAX_BEAT_MS: Final = 24 * 3600 * 1000
 
@@ -353,8 +355,12 @@ class StompSession(asyncio.Protocol):
         # Closing with unread bytes would reset the connection, and the client might never see why.
         self._outbox.finish(self._linger)
 
-    def _linger(self) -> None:
-        self._loop.call_later(_LINGER_S, self._close)
+    def _linger(self, left: int = _LINGERS) -> None:
+        """Close once the client sends no more, or has sent for too long."""
+        if left and monotonic_s() - self._heard_s < _LINGER_S:
+            self._loop.call_later(_LINGER_S, self._linger, left - 1)
+        else:
+            self._close()
 
     def _close(self) -> None:
         if self._transport is not None:
