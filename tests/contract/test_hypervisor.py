@@ -240,7 +240,7 @@ def test_frozen_vm_costs_its_caller_a_deadline_and_nobody_else(kind: Kind) -> No
     frozen, healthy = kind.vm(), kind.vm()
     kind.hypervisor.processes([frozen, healthy])
     kind.freeze(frozen)
-    assert kind.hypervisor.stopped(frozen)
+    eventually(lambda: kind.hypervisor.stopped(frozen), "the kernel has stopped all threads")
     assert not kind.hypervisor.stopped(healthy)
     assert kind.hypervisor.processes([frozen, healthy])[frozen].stopped
     with pytest.raises(Unfinished):

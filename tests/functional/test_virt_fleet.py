@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -98,6 +100,12 @@ def test_qemu_killed(lab: Lab, fleet: Fleet, light: LightHost) -> None:
     assert ended(fleet, vm_id) == (ExitCode.ERROR, ExitReason.LOST_QEMU)
 
 
+def test_qemu_told_to_end_by_the_host(lab: Lab, fleet: Fleet, light: LightHost) -> None:
+    vm_id = running(lab, fleet)
+    os.kill(light.qemu_pid(vm_id), signal.SIGTERM)
+    assert ended(fleet, vm_id) == (ExitCode.ERROR, ExitReason.HOST_SHUTDOWN)
+
+
 def test_start_that_libvirt_refuses(lab: Lab, fleet: Fleet, light: LightHost) -> None:
     prepared = lab.vm(disks=(DiskSpec(path="/nowhere/disk.img"),))
     given_back: list[bool] = []
@@ -116,7 +124,7 @@ def test_live_facts_and_samples(lab: Lab, fleet: Fleet, tmp_path: Path) -> None:
     disk.write_bytes(bytes(1 << 20))
     vm_id = running(lab, fleet, graphics="vnc", disks=(DiskSpec(path=str(disk)),))
     eventually(lambda: fleet.get(vm_id).facts.graphics[0].port, "the display's port")
-    eventually(lambda: (sample := fleet.get(vm_id).sample) and sample.disks, "a whole sample")
+    eventually(lambda: (sample := fleet.get(vm_id).sample) and sample.disks and sample.disks[0].read_ops, "reads")
     view = fleet.get(vm_id)
     assert view.sample is not None
     assert view.sample.cpu_ns > 0
@@ -124,7 +132,6 @@ def test_live_facts_and_samples(lab: Lab, fleet: Fleet, tmp_path: Path) -> None:
     assert view.sample.memory.balloon_current_kib == 32 * 1024
     (sampled,) = view.sample.disks
     assert (sampled.target, sampled.capacity) == ("vda", 1 << 20)
-    assert sampled.read_ops > 0
     assert "<address type='pci'" in view.xml
 
 
@@ -194,6 +201,12 @@ def test_guest_says_who_it_is_and_obeys_its_agent(lab: Lab, fleet: Fleet, tiny_g
     assert [face.name for face in info.interfaces]
     assert fleet.request(vm_id, Shutdown()).status is Status.POWERING_DOWN
     assert ended(fleet, vm_id) == (ExitCode.NORMAL, ExitReason.ADMIN_SHUTDOWN)
+
+
+def test_guest_shut_down_by_somebody_else(lab: Lab, fleet: Fleet, light: LightHost, tiny_guest: Guest) -> None:
+    vm_id = guest(lab, fleet, tiny_guest)
+    light.virsh("shutdown", fleet.get(vm_id).name, "--mode", "agent")
+    assert ended(fleet, vm_id) == (ExitCode.NORMAL, ExitReason.USER_SHUTDOWN)
 
 
 def test_guest_reboots_on_request(lab: Lab, fleet: Fleet, tiny_guest: Guest) -> None:

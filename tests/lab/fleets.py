@@ -39,10 +39,14 @@ def traits(directory: Path) -> HostTraits:
 
 
 class Lab:
-    """What is needed to make VMs and fleets for one agent instance whose state is in ``directory``."""
+    """What is needed to make VMs and fleets for one agent instance whose state is in ``directory``.
 
-    def __init__(self, directory: Path) -> None:
+    ``pace_s``: about how often fleets look at their VMs.
+    """
+
+    def __init__(self, directory: Path, *, pace_s: float = 0.3) -> None:
         self.directory = directory
+        self._pace_s = pace_s
         self.instance = str(uuid.uuid4())
         self.changes: list[VmChange] = []
         self._lock = threading.Lock()
@@ -66,9 +70,9 @@ class Lab:
         values = {
             "instance": self.instance,
             "boot_id": BOOT_ID,
-            "cheap_interval_s": 0.3,
-            "monitor_interval_s": 0.6,
-            "not_responding_after_s": 1.0,
+            "cheap_interval_s": self._pace_s,
+            "monitor_interval_s": 2 * self._pace_s,
+            "not_responding_after_s": 3 * self._pace_s,
             "patience": Patience(up_after_s=60.0, step_s=2.0),
             **settings,
         }

@@ -40,7 +40,7 @@ def host() -> SimulatedHost:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path)
+    lab = Lab(tmp_path, pace_s=0.05)
     yield lab
     lab.close()
 
@@ -510,8 +510,9 @@ def test_restarted_daemon_loses_nothing(lab: Lab, fleet: Fleet, host: SimulatedH
 
 def test_five_hundred_vms_do_not_mean_five_hundred_threads(lab: Lab, host: SimulatedHost) -> None:
     before = threading.active_count()
-    for _ in range(500):
-        host.run(lab.vm().xml)
+    pattern = lab.vm(name="pattern")
+    for number in range(500):
+        host.run(pattern.xml.replace(pattern.vm_id, new_vm_id()).replace("pattern", f"vm-{number}"))
     fleet = lab.fleet(SimulatedHypervisor(host), cheap_interval_s=3.0, monitor_interval_s=10.0)
     assert len(fleet.views()) == 500
     eventually(lambda: all(view.sample for view in fleet.views()), "samples of all")

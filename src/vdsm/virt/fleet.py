@@ -347,6 +347,7 @@ class Fleet:
         if first:
             log.info("found %d VMs in %.3f s", len(self._machines), monotonic_s() - began_s)
             self._ready.set()
+            self._sampler.hurry()
 
     def _look_at(self, vm_id: str) -> None:
         """A domain that is none of ours yet has started: is it, from before a crash?"""

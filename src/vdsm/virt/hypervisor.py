@@ -127,6 +127,7 @@ MONITOR: Final = Lane("monitor", workers=3, queue=0)
 AGENT: Final = Lane("agent", workers=2, queue=64)
 CHEAP: Final = Lane("cheap", workers=2, queue=8)
 URGENT: Final = Lane("urgent", workers=4, queue=1024)
+LANES: Final = (WORK, LAUNCH, MONITOR, AGENT, CHEAP, URGENT)
 
 
 class LibvirtHypervisor:
@@ -134,7 +135,7 @@ class LibvirtHypervisor:
 
     def __init__(self, uri: str, deadlines: Deadlines | None = None, connection: Connection | None = None) -> None:
         self._deadlines = deadlines or Deadlines()
-        self._connection = connection or Connection(uri, (WORK, LAUNCH, CHEAP, MONITOR, URGENT, AGENT))
+        self._connection = connection or Connection(uri, LANES)
         self._processes = Processes()
         self._listener: Callable[[Event], None] | None = None
 

@@ -89,6 +89,7 @@ class Sampler:
         self._monitor_interval_s = monitor_interval_s
         self._patience_s = patience_s
         self._stopping = threading.Event()
+        self._wakes = (threading.Event(), threading.Event())
         self._lock = threading.Lock()
         self._tracks: dict[str, Track] = {}
         self._missed: set[str] = set()
@@ -99,27 +100,39 @@ class Sampler:
 
     def start(self) -> None:
         """Begin to sample."""
-        threads.start("sample-cheap", self._run_cheap)
-        threads.start("sample-qemu", self._run_monitor)
+        cheap, monitor = self._wakes
+        threads.start("sample-cheap", self._run_cheap, cheap)
+        threads.start("sample-qemu", self._run_monitor, monitor)
+
+    def hurry(self) -> None:
+        """Sample now: there are VMs that have no samples yet."""
+        for wake in self._wakes:
+            wake.set()
 
     def stop(self) -> None:
         """End; a round under way is left behind."""
         self._stopping.set()
+        self.hurry()
 
-    def _run_cheap(self) -> None:
+    def _run_cheap(self, wake: threading.Event) -> None:
         due_s = monotonic_s()
-        while not self._stopping.wait(max(0.0, min(TICK_S, due_s - monotonic_s()))):
+        while not self._stopping.is_set():
+            hurry = wake.wait(max(0.0, min(TICK_S, due_s - monotonic_s())))
+            wake.clear()
+            if self._stopping.is_set():
+                return
             self._guarded("tick", self._tick)
             now_s = monotonic_s()
-            if now_s >= due_s:
-                due_s = max(due_s + self._cheap_interval_s, now_s)
+            if hurry or now_s >= due_s:
+                due_s = max(due_s, now_s) + self._cheap_interval_s
                 self._guarded("cheap samples", self.cheap_round)
 
-    def _run_monitor(self) -> None:
-        due_s = monotonic_s()
-        while not self._stopping.wait(max(0.0, due_s - monotonic_s())):
-            due_s = max(due_s + self._monitor_interval_s, monotonic_s())
+    def _run_monitor(self, wake: threading.Event) -> None:
+        while not self._stopping.is_set():
+            began_s = monotonic_s()
             self._guarded("samples of QEMU", self.monitor_round)
+            wake.wait(max(0.0, began_s + self._monitor_interval_s - monotonic_s()))
+            wake.clear()
 
     def _guarded(self, what: str, step: Callable[[], None]) -> None:
         try:
