@@ -146,6 +146,18 @@ class SocketPort(Port):
             path.unlink(missing_ok=True)
 
 
+class OutsidePort:
+    """No switch: QEMU's own small network that leads to this machine (10.0.2.2 is its 127.0.0.1) and beyond."""
+
+    def __init__(self) -> None:
+        self.line = Line()
+
+    @staticmethod
+    def netdev() -> dict[str, Any]:
+        """The arguments of QEMU's netdev_add."""
+        return {"type": "user"}
+
+
 class Network:
     """One switch: an Ethernet segment. ``index`` (from 0) is unique in its fabric."""
 

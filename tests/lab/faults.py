@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from .channel import ChannelClosed
-from .fabric import Line
+from .fabric import Line, SocketPort
 from .node import Node
 
 SECTOR: Final = 512
@@ -34,7 +34,8 @@ def cut(node: Node, nic: str) -> Iterator[None]:
     """Pull a NIC's cable: both ends of a link see no carrier, the switch forgets who was there."""
     card = node.nic(nic)
     node.qemu.monitor("set_link", name=card.device, up=False)
-    card.port.network.forget(card.port)
+    if isinstance(card.port, SocketPort):
+        card.port.network.forget(card.port)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from typing import IO, Final, Self
 
 from . import project, slots
 from .channel import ChannelClosed, CommandFailed
-from .fabric import Fabric, Network, SocketPort
+from .fabric import Fabric, Network, OutsidePort, SocketPort
 from .image import build
 from .node import Disk, Node
 from .spawning import Spawner
@@ -55,6 +55,8 @@ class Plug:
 
 class Lab:
     """A context manager; one is enough for a process."""
+
+    OUTSIDE: Final = "10.0.2.2"
 
     def __init__(self, say: Callable[[str], None] = lambda _text: None) -> None:
         self._say = say
@@ -120,7 +122,7 @@ class Lab:
 
     def plug(self, node: Node, cards: Sequence[Plug] = (), disks: Sequence[Disk] = ()) -> None:
         """Plug NICs and disks into a running node."""
-        seen = [nic.port.network.name for nic in node.parts.nics]
+        seen = [nic.port.network.name for nic in node.parts.nics if isinstance(nic.port, SocketPort)]
         nics: list[tuple[SocketPort, str, str | None]] = []
         for card in cards:
             network = self.network(card.network)
@@ -128,6 +130,10 @@ class Lab:
             seen.append(card.network)
             nics.append((network.plug(f"{node.name}.{name}"), name, self._address(node, network, card)))
         node.plug(nics, disks)
+
+    def plug_outside(self, node: Node) -> None:
+        """Give a node a NIC ``outside`` through which it reaches this machine's 127.0.0.1 as ``OUTSIDE``."""
+        node.plug([(OutsidePort(), "outside", "10.0.2.15/24")])
 
     def _address(self, node: Node, network: Network, card: Plug) -> str | None:
         return f"10.{20 + network.index}.0.{10 + self._number(node)}/24" if card.address else None

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from . import inside
 from .channel import Answer, Channel, ChannelClosed, Running
-from .fabric import SocketPort
+from .fabric import OutsidePort, SocketPort
 from .project import WHERE
 from .qemu import SLOTS, Memory, Qemu, command
 from .spawning import Spawner
@@ -50,7 +50,7 @@ class Nic:
     """A network card. ``address`` with prefix length, or None."""
 
     slot: int
-    port: SocketPort
+    port: SocketPort | OutsidePort
     name: str
     mac: str
     address: str | None
@@ -252,7 +252,11 @@ class Node:
 
     # -- devices
 
-    def plug(self, nics: Sequence[tuple[SocketPort, str, str | None]] = (), disks: Sequence[Disk] = ()) -> None:
+    def plug(
+        self,
+        nics: Sequence[tuple[SocketPort | OutsidePort, str, str | None]] = (),
+        disks: Sequence[Disk] = (),
+    ) -> None:
         """Plug in network cards (port, interface name, address) and disks, and wait until they can be used."""
         new = Parts()
         for port, name, address in nics:
