@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .fixtures import lab, nodes, pytest_runtest_makereport
+from .host_fixtures import hosts, pytest_runtest_makereport_of_hosts
 
-__all__ = ["lab", "nodes", "pytest_runtest_makereport"]
+__all__ = ["hosts", "lab", "nodes", "pytest_runtest_makereport", "pytest_runtest_makereport_of_hosts"]
