@@ -12,11 +12,13 @@ import pytest
 
 from vdsm.api.catalogue import PROTOCOLS, all_verbs
 from vdsm.api.contract import Form, Param, Verb, verbs_of, wire_mark
+from vdsm.api.vm_types import VmStats
+from vdsm.base.clock import notify_time_ms
 from vdsm.base.errors import BadParameter
 from vdsm.bindings.arguments import BODILESS, Place, placed
 from vdsm.bindings.forms import Dialect, Forms
 from vdsm.bindings.manual import error_class, field_docs, manual_of, undocumented
-from vdsm.bindings.verbs import Side
+from vdsm.bindings.verbs import Side, bind
 from vdsm.services.definitions import DefinitionService
 from vdsm.services.hosts import HostService
 from vdsm.services.tokens import TokenService
@@ -227,3 +229,25 @@ class TestRequests:
                     if outside < 0 or '"maximum"' in text:
                         values = {**valid(verb, dialect), name_of(param, dialect): outside}
                         assert refused(verb, dialect, values) == name_of(param, dialect)
+
+
+def test_answer_is_no_newer_than_what_it_was_made_of():
+    """A manager would let it count for more than the event that came in between."""
+    read_ms: list[int] = []
+
+    class Service(HostService):
+        def __init__(self) -> None:
+            """Without parts: only one verb is called."""
+
+        def get_all_vm_stats(self):
+            read_ms.append(notify_time_ms())
+            while notify_time_ms() < read_ms[-1] + 3:
+                pass
+            return [VmStats(vm_id="1", status="Up", vm_name="one", hash="0", stats_age=0.0)]
+
+    name = "Host.getAllVmStats"
+    verb = bind({name: all_verbs()[name]}, {"Host": Service()})[name]
+    assert int(json.loads(verb.call_wire(b""))[0]["statusTime"]) <= read_ms[0]
+    clean = verb.call_clean({})
+    assert clean is not None
+    assert json.loads(clean)[0]["status_time"] <= read_ms[1]

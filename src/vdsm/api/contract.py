@@ -65,7 +65,7 @@ class Form(Enum):
     BOOL_TEXT = "bool_text"  # true -> "true"
     BOOL_WORD = "bool_word"  # true -> "True"
     AGE = "age"  # a monotonic instant in seconds -> the seconds since then: "1.25"; clean: 1.25
-    NOW = "now"  # the ordering time when it is answered, in ms: "2147484000"; clean: 2147484000
+    NOW = "now"  # the ordering time when it was asked for, in ms: "2147484000"; clean: 2147484000
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ class VmStats(CachedReply, frozen=True, kw_only=True, eq=False, weakref=True):
     vm_id: str
     status: str
     status_time: Now = 0
-    """When this was answered, in milliseconds on the clock that orders answers and events of this host."""
+    """When this was asked for, in milliseconds on the clock that orders answers and events of this host."""
     vm_name: str
     hash: str
     """Changes when the VM's devices or metadata change."""

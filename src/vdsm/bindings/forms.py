@@ -14,6 +14,7 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
@@ -26,6 +27,10 @@ from vdsm.base.clock import monotonic_s, notify_time_ms
 Convert = Callable[[Any], Any]
 _WHOLE: Final = msgspec.Meta(pattern=r"^-?[0-9]{1,18}$")
 _NUMBER: Final = msgspec.Meta(pattern=r"^-?[0-9]{1,18}(\.[0-9]{1,18})?$")
+
+# When the verb that is answered was called, on the clock of notify_time_ms. An answer must not claim to be newer than
+# what it was made of: a manager would take it for newer than the event that came in between.
+called_ms: Final[ContextVar[int]] = ContextVar("called_ms", default=0)
 
 
 class Dialect(Enum):
@@ -57,6 +62,10 @@ def _bool_of(value: Any) -> bool:
     return value if isinstance(value, bool) else value.lower() == "true"
 
 
+def _as_of_ms() -> int:
+    return called_ms.get() or notify_time_ms()
+
+
 _BOOL_WORDS: Final = Annotated[str, msgspec.Meta(pattern="^([Tt]rue|[Ff]alse)$")]
 _TEXTS: Final[Mapping[Form, _Text]] = {
     Form.TEXT: _Text(int | Annotated[str, _WHOLE], int, str),
@@ -64,7 +73,7 @@ _TEXTS: Final[Mapping[Form, _Text]] = {
     Form.SMALL: _Text(float | Annotated[str, _NUMBER], float, lambda value: f"{value:.6f}"),
     Form.BOOL_TEXT: _Text(bool | _BOOL_WORDS, _bool_of, lambda value: "true" if value else "false"),
     Form.BOOL_WORD: _Text(bool | _BOOL_WORDS, _bool_of, str),
-    Form.NOW: _Text(int, int, lambda _unset: str(notify_time_ms())),
+    Form.NOW: _Text(int, int, lambda _unset: str(_as_of_ms())),
     Form.AGE: _Text(float, float, lambda at_s: f"{max(0.0, monotonic_s() - at_s):.2f}"),
 }
 
@@ -73,7 +82,7 @@ def _clean_age(at_s: float) -> float:
     return round(max(0.0, monotonic_s() - at_s), 3)
 
 
-_CLEAN: Final[Mapping[Form, Convert]] = {Form.AGE: _clean_age, Form.NOW: lambda _unset: notify_time_ms()}
+_CLEAN: Final[Mapping[Form, Convert]] = {Form.AGE: _clean_age, Form.NOW: lambda _unset: _as_of_ms()}
 
 
 class Forms:

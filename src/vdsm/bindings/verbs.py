@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from vdsm.api.contract import Answer, Verb
+from vdsm.base.clock import notify_time_ms
 from vdsm.base.errors import BadParameter
-from vdsm.bindings.forms import Convert, Dialect, Forms, params_struct
+from vdsm.bindings.forms import Convert, Dialect, Forms, called_ms, params_struct
 
 _PATH: Final = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING: Final = re.compile(r"^Object missing required field `(.*)`$")
@@ -108,6 +109,8 @@ class BoundVerb:
             BadParameter: a parameter is wrong.
             VdsmError: what the verb raises.
         """
+        if not self._void:
+            called_ms.set(notify_time_ms())
         if self._no_params and raw_params in {b"", b"{}", b"null"}:
             result = self._function()
         else:
@@ -124,6 +127,7 @@ class BoundVerb:
             BadParameter: a parameter is wrong.
             VdsmError: what the verb raises.
         """
+        called_ms.set(notify_time_ms())
         result = self._function(**self.clean.convert(values))
         return None if self._void else self.clean.encode(result)
 

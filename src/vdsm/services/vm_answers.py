@@ -166,8 +166,10 @@ def _disk(item: DiskSample, facts: DiskFacts | None) -> api.DiskStats:
         read_latency=item.read_latency_ns,
         write_latency=item.write_latency_ns,
         flush_latency=item.flush_latency_ns,
-        truesize=item.allocation,
-        apparentsize=item.physical,
+        # QEMU's "physical" is what the image takes on its file system. A raw image looks as large as its disk; others
+        # as far as they are written.
+        truesize=item.physical,
+        apparentsize=max(item.physical, item.capacity if facts and facts.format == "raw" else item.allocation),
     )
 
 
