@@ -28,6 +28,8 @@ from lab.light import LightHost, eventually
 
 PATIENCE_S: Final = 60.0
 _BIN: Final = Path(__file__).resolve().parents[2] / ".venv" / "bin"
+# /sys shows the network of who mounted it. None of these forks, so the daemon has the process id of the first.
+_OWN_SYSFS: Final = ("unshare", "-m", "sh", "-c", 'mount -t sysfs sys /sys; exec "$@"', "sh")
 
 
 @contextlib.contextmanager
@@ -59,9 +61,12 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class AgentHost:
-    """One agent; a context manager. ``options``: more of [virt], then other sections, as TOML."""
+    """One agent; a context manager.
 
-    def __init__(self, directory: Path, host: LightHost, options: str = "") -> None:
+    ``options``: more of [virt], then other sections, as TOML. ``inside``: it sees the network of the host as its own.
+    """
+
+    def __init__(self, directory: Path, host: LightHost, options: str = "", *, inside: bool = False) -> None:
         self.directory = directory
         self.host = host
         self.run_dir = directory / "run"
@@ -72,6 +77,7 @@ class AgentHost:
         self.config = directory / "vdsm.toml"
         self.certificates: Certificates
         self._options = options
+        self._prefix = ["nsenter", "-t", str(host.pid), "-n", *_OWN_SYSFS] if inside else []
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -127,7 +133,7 @@ domain_type = "qemu"
         """Start a daemon; it dies with the test process."""
         log = (self.log_dir / f"{program}.out").open("ab")
         self._daemons[program] = subprocess.Popen(
-            [_BIN / program, "--config", self.config],
+            [*self._prefix, _BIN / program, "--config", self.config],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

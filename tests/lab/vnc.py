@@ -12,10 +12,12 @@ _VNC_AUTHENTICATION: Final = 2
 
 
 class Client:
-    """A connection to a VNC server."""
+    """A connection to a VNC server: on a port of this machine, or one that was made already."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(self, place: int | socket.socket) -> None:
+        if isinstance(place, int):
+            place = socket.create_connection(("127.0.0.1", place), timeout=10)
+        self._socket = place
 
     def close(self) -> None:
         """Leave."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from vdsm.api import host_types as api
 from vdsm.host import networks
@@ -13,6 +13,8 @@ from vdsm.host.numa import NumaNode
 from vdsm.host.packages import Package
 from vdsm.host.statistics import DeviceStatistics, HostStatistics, HugePages, MemoryStatistics, Reading
 from vdsm.privileged.calls import Hardware
+
+_VIRTUALIZATION: Final = frozenset({"vmx", "svm"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +32,20 @@ def capabilities(facts: Capabilities, *, kvm_enabled: bool, host_uuid: str) -> a
     return api.Capabilities(
         kvm_enabled=kvm_enabled,
         uuid=host_uuid,
-        **_processors(facts),
+        **_processors(facts, virtual=kvm_enabled and not facts.kvm),
         **_devices(facts),
         **_system(facts),
         **_agent(facts),
     )
 
 
-def _processors(facts: Capabilities) -> dict[str, Any]:
+def _processors(facts: Capabilities, *, virtual: bool) -> dict[str, Any]:
+    """``virtual``: KVM is claimed though it does not work."""
     cpu = facts.cpu
+    # Every CPU type that a manager knows has one of these; emulated guests have models of Intel's for the first.
+    claimed = ("vmx",) if virtual and not _VIRTUALIZATION & set(cpu.flags) else ()
     return {
-        "cpu_flags": ",".join(cpu.flags),
+        "cpu_flags": ",".join((*cpu.flags, *claimed)),
         "cpu_model": cpu.model,
         "cpu_speed": cpu.speed_mhz,
         "cpu_cores": cpu.cores,
