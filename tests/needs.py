@@ -19,6 +19,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "root": lambda: os.geteuid() == 0,
     "qemu": lambda: shutil.which("qemu-system-x86_64") is not None,
     "libvirt": lambda: any(path.is_socket() for path in LIBVIRT_SOCKETS),
+    "fuse": lambda: Path("/dev/fuse").exists(),
     "busybox": lambda: Path("/bin/busybox").exists(),
 }
 

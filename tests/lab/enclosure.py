@@ -72,7 +72,7 @@ for name in $DEVICES; do
 done
 mkdir "$dev/pts" "$dev/shm"
 mount -t devpts -o newinstance,ptmxmode=666 pts "$dev/pts"; ln -s pts/ptmx "$dev/ptmx"
-mount -t tmpfs shm "$dev/shm"
+mount -t tmpfs -o mode=1777 shm "$dev/shm"
 ln -s /proc/self/fd "$dev/fd"; ln -s fd/0 "$dev/stdin"; ln -s fd/1 "$dev/stdout"; ln -s fd/2 "$dev/stderr"
 mount --move "$dev" /dev
 
@@ -209,10 +209,11 @@ class Enclosure:
 
     def start(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None, user: str = "root") -> int:
         """Start a daemon inside; its pid as the machine sees it. What it says is in log/``name``.out."""
-        words = list(argv)
+        # Only for the program itself, not for what changes into it (LD_PRELOAD).
+        words = ["env", *(f"{key}={value}" for key, value in (env or {}).items()), *argv]
         if user != "root":
             words = ["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--no-new-privs", "--", *words]
-        environment = {"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})}
+        environment = {"PATH": PATH, "LC_ALL": "C.UTF-8"}
         process = self._spawner.start(self.enter(*words), self.directory / f"log/{name}.out", env=environment)
         self._children[name] = process
         eventually(lambda: process.poll() is not None or children(process.pid), f"{name} on {self.name}", pause_s=0.005)

@@ -71,8 +71,10 @@ class Lan:
 
     def plug(self, host_pid: int, cable: str, device: str, number: int, network: int = 0) -> None:
         """Give a host a network card ``device`` with its address; ``cable`` is the end at the bridge."""
+        # A card keeps its hardware address over a host's power cycle: its peers remember it.
+        card = f"address 02:{network:02x}:00:00:00:{number:02x}"
         self.ip(
-            f"link add {cable} type veth peer name {device} netns {host_pid}",
+            f"link add {cable} type veth peer name {device} {card} netns {host_pid}",
             f"link set {cable} master net{network} up",
         )
         ip(host_pid, f"address add {address(number, network)}/24 dev {device}", f"link set {device} up")
