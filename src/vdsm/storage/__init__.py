@@ -1,0 +1,1 @@
+"""DOMAIN the image repository: storage domains, images, volumes, chains, leases. docs/storage.md draws it."""

@@ -1,0 +1,277 @@
+"""What can be wrong with stored things; the numbers are the original's published ones, which an Engine branches on.
+
+Rejected   the request was refused before anything was changed
+Failed     the thing is as it was
+Damaged    what is on the disk is not what it should be: nothing was guessed and nothing was changed
+
+What does not answer in time is ``Unfinished``, as everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vdsm.base.errors import BadParameter, Failed, Rejected
+
+
+@dataclass(eq=False)
+class InvalidParameter(BadParameter):
+    """A field of a storage request is wrong."""
+
+    name = "invalid_parameter"
+    code = 1000
+
+
+@dataclass(eq=False)
+class NoSuchVolume(Rejected):
+    """The image has no such volume."""
+
+    name = "no_such_volume"
+    code = 201
+    status = 404
+    message = "volume {volume_id} does not exist"
+    volume_id: str
+
+
+@dataclass(eq=False)
+class VolumeExists(Rejected):
+    """A volume of this id is there already."""
+
+    name = "volume_exists"
+    code = 212
+    status = 409
+    message = "volume {volume_id} already exists"
+    volume_id: str
+
+
+@dataclass(eq=False)
+class VolumeHasChildren(Rejected):
+    """Other volumes stand on it."""
+
+    name = "volume_has_children"
+    code = 204
+    status = 409
+    message = "volume {volume_id} has children: {children}"
+    volume_id: str
+    children: str
+
+
+@dataclass(eq=False)
+class SharedVolume(Rejected):
+    """A template's volume never changes, and is only deleted by force."""
+
+    name = "shared_volume"
+    code = 223
+    status = 409
+    message = "volume {volume_id} is shared: a template's"
+    volume_id: str
+
+
+@dataclass(eq=False)
+class NotLeaf(Rejected):
+    """Only the top of a chain can take this."""
+
+    name = "not_leaf"
+    code = 224
+    status = 409
+    message = "volume {volume_id} is not the leaf of its image"
+    volume_id: str
+
+
+@dataclass(eq=False)
+class IllegalVolume(Rejected):
+    """The volume is marked ILLEGAL: its content is not to be used."""
+
+    name = "illegal_volume"
+    code = 227
+    status = 409
+    message = "volume {volume_id} is illegal"
+    volume_id: str
+
+
+@dataclass(eq=False)
+class IllegalParent(Rejected):
+    """An ILLEGAL volume gets no snapshot."""
+
+    name = "illegal_parent"
+    code = 226
+    status = 409
+    message = "volume {volume_id} is illegal and cannot be a parent"
+    volume_id: str
+
+
+@dataclass(eq=False)
+class WrongFormat(Rejected):
+    """The format, or its combination with the allocation, is not possible here."""
+
+    name = "wrong_format"
+    code = 202
+    status = 422
+    message = "format: {reason}"
+    reason: str
+
+
+@dataclass(eq=False)
+class WrongVolumeSize(Rejected):
+    """The size does not fit what the volume stands on or holds."""
+
+    name = "wrong_volume_size"
+    code = 229
+    status = 422
+    message = "size: {reason}"
+    reason: str
+
+
+@dataclass(eq=False)
+class NoSuchImage(Rejected):
+    """The domain has no such image."""
+
+    name = "no_such_image"
+    code = 268
+    status = 404
+    message = "image {image_id} does not exist in domain {domain_id}"
+    image_id: str
+    domain_id: str
+
+
+@dataclass(eq=False)
+class WrongChain(Rejected):
+    """The volumes of the image do not make the chain that the request needs."""
+
+    name = "wrong_chain"
+    code = 262
+    status = 409
+    message = "image {image_id}: {reason}"
+    image_id: str
+    reason: str
+
+
+@dataclass(eq=False)
+class NoSuchDomain(Rejected):
+    """No storage domain of this id is connected."""
+
+    name = "no_such_domain"
+    code = 358
+    status = 404
+    message = "storage domain {domain_id} does not exist"
+    domain_id: str
+
+
+@dataclass(eq=False)
+class DomainExists(Rejected):
+    """A storage domain is there already."""
+
+    name = "domain_exists"
+    code = 365
+    status = 409
+    message = "{where} already has the storage domain {domain_id}"
+    where: str
+    domain_id: str
+
+
+@dataclass(eq=False)
+class UnsupportedVersion(Rejected):
+    """This version of the on-disk format is not spoken here."""
+
+    name = "unsupported_version"
+    code = 394
+    status = 422
+    message = "storage format {version} is not supported"
+    version: str
+
+
+@dataclass(eq=False)
+class WrongBlockSize(Rejected):
+    """The storage's block size is not the one that the domain was made for."""
+
+    name = "wrong_block_size"
+    code = 348
+    status = 409
+    message = "block size: {reason}"
+    reason: str
+
+
+@dataclass(eq=False)
+class NoSpace(Failed):
+    """The domain is full."""
+
+    name = "no_space"
+    code = 397
+    status = 507
+
+
+@dataclass(eq=False)
+class StorageFailed(Failed):
+    """The storage underneath refused an access."""
+
+    name = "storage_failed"
+    code = 200
+    status = 500
+
+
+@dataclass(eq=False)
+class LeaseExists(Rejected):
+    """An external lease of this id is there already."""
+
+    name = "lease_exists"
+    code = 1002
+    status = 409
+    message = "lease {lease_id} already exists"
+    lease_id: str
+
+
+@dataclass(eq=False)
+class NoSuchLease(Rejected):
+    """There is no such external lease."""
+
+    name = "no_such_lease"
+    code = 100
+    status = 404
+    message = "lease {lease_id} does not exist"
+    lease_id: str
+
+
+@dataclass(eq=False)
+class Damaged(Failed):
+    """What is on the disk is not what it should be; nothing was changed."""
+
+    name = "damaged"
+    code = 749
+    status = 500
+    message = "{what} is damaged: {reason}"
+
+
+@dataclass(eq=False)
+class MissingKey(Damaged):
+    """Metadata lacks a key that every reader needs."""
+
+    name = "metadata_key_missing"
+    code = 751
+
+
+@dataclass(eq=False)
+class BrokenSeal(Damaged):
+    """A domain's metadata and its checksum do not agree."""
+
+    name = "metadata_checksum"
+    code = 752
+
+
+@dataclass(eq=False)
+class BadValue(Damaged):
+    """A value in metadata is not one of those that its key can have."""
+
+    name = "metadata_value"
+    code = 753
+
+
+@dataclass(eq=False)
+class MetadataOverflow(Rejected):
+    """A volume's metadata would not fit in its 512 bytes."""
+
+    name = "metadata_overflow"
+    code = 756
+    status = 422
+    message = "metadata would take {size} of {limit} bytes: the description is too long"
+    size: int
+    limit: int
