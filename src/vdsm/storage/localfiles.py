@@ -139,13 +139,7 @@ class LocalFiles(LocalReader):
         _refuse_large(path, data)
         with _open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_DIRECT if direct else 0)) as descriptor:
             _content_size(descriptor, path)
-            if direct:
-                with mmap.mmap(-1, max(1, len(data))) as aligned:
-                    aligned[: len(data)] = data
-                    with memoryview(aligned) as view:
-                        _write(descriptor, offset, view[: len(data)])
-            else:
-                _write(descriptor, offset, memoryview(data))
+            _write(descriptor, offset, _aligned(data, len(data)) if direct else memoryview(data))
             os.fsync(descriptor)
 
     def truncate(self, path: str, size: int, *, create: bool = False, mode: int = 0o644) -> None:
@@ -156,7 +150,7 @@ class LocalFiles(LocalReader):
             except FileExistsError:
                 pass  # then its size is set below
             else:
-                with _Closing(descriptor):
+                with _Closing(descriptor, path):
                     os.fchmod(descriptor, mode)
                     os.ftruncate(descriptor, size)
                     os.fsync(descriptor)
@@ -221,9 +215,9 @@ class LocalFiles(LocalReader):
         probe = f"{path}/.prob-{uuid.uuid4()}"
         descriptor = os.open(probe, _NEW_FLAGS | os.O_DIRECT | os.O_DSYNC, 0o600)
         try:
-            with _Closing(descriptor), mmap.mmap(-1, DIRECT_BYTES) as aligned, memoryview(aligned) as view:
+            with _Closing(descriptor, path):
                 for size in (1, 512, DIRECT_BYTES):
-                    if _takes(descriptor, view[:size]):
+                    if _takes(descriptor, _aligned(b"", size)):
                         return size
         finally:
             _remove(probe)
@@ -231,20 +225,23 @@ class LocalFiles(LocalReader):
 
 
 class _Closing:
-    """Closes a descriptor at the end of a block; contextlib is an import that helpers do without."""
+    """Closes a descriptor at the end of a block, and puts the path into errors of calls that only know the descriptor."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor: Final = descriptor
+        self._path: Final = path
 
     def __enter__(self) -> int:
         return self._descriptor
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = self._path
         os.close(self._descriptor)
 
 
 def _open(path: str, flags: int) -> _Closing:
-    return _Closing(os.open(path, flags))
+    return _Closing(os.open(path, flags), path)
 
 
 def _content_size(descriptor: int, path: str) -> int:
@@ -277,15 +274,22 @@ def _read_direct(descriptor: int, offset: int, size: int) -> bytes:
     room = -(-size // DIRECT_BYTES) * DIRECT_BYTES
     if not room:
         return b""
-    with mmap.mmap(-1, room) as aligned, memoryview(aligned) as view:
-        done = 0
-        while done < size:
-            count = os.preadv(descriptor, [view[done:]], offset + done)
-            done += count
-            # After a short read the place is no longer aligned: it was the end.
-            if count == 0 or count % 512:
-                break
-        return bytes(view[: min(done, size)])
+    view = _aligned(b"", room)
+    done = 0
+    while done < size:
+        count = os.preadv(descriptor, [view[done:]], offset + done)
+        done += count
+        # After a short read the place is no longer aligned: it was the end.
+        if count == 0 or count % 512:
+            break
+    return bytes(view[: min(done, size)])
+
+
+def _aligned(data: bytes, size: int) -> memoryview:
+    """A copy of ``data`` and zeros up to ``size`` at the beginning of a page. Its memory goes with its last view."""
+    pages = mmap.mmap(-1, max(1, size))
+    pages[: len(data)] = data
+    return memoryview(pages)[:size]
 
 
 def _write(descriptor: int, offset: int, data: memoryview) -> None:
@@ -298,7 +302,7 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
     _refuse_large(path, data)
     descriptor = os.open(path, _NEW_FLAGS, mode)
     try:
-        with _Closing(descriptor):
+        with _Closing(descriptor, path):
             os.fchmod(descriptor, mode)
             _write(descriptor, 0, memoryview(data))
             os.fsync(descriptor)
