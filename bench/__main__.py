@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,9 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - MEASUREMENTS.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    before = os.getloadavg()[0]
     found = [figure for name in options.names or MEASUREMENTS for figure in MEASUREMENTS[name]()]
+    found.append(Figure("load of the machine before", before, "", note="from others: makes figures worse"))
     if options.json == "-":
         sys.stdout.write(as_json(found) + "\n")
         return int(any(figure.holds is False for figure in found))

@@ -172,8 +172,9 @@ class Process:
 class Agent(Process):
     """vdsmd; ``simulated`` VMs run already when it starts, on a hypervisor of its own process; None: on libvirt."""
 
-    def __init__(self, where: Place, simulated: int | None = None) -> None:
-        what = ["-m", "vdsm", "--config"] if simulated is None else ["-m", "bench.twin", str(simulated)]
+    def __init__(self, where: Place, simulated: int | None = None, launch_s: float = 0.0) -> None:
+        twin = ["-m", "bench.twin", str(simulated), str(launch_s)]
+        what = ["-m", "vdsm", "--config"] if simulated is None else twin
         super().__init__(*what, str(where.config), log=where.directory / "vdsmd.out")
         self.place = where
         self.port_s = 0.0

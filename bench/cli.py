@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from bench.agents import ROOT, Agent, place
 from bench.figures import Figure, finish, median_of, progress
+from bench.quiet import rest
 
 BOUND_S = 0.2
 
@@ -22,6 +23,7 @@ def timed(runs: int, *command: str) -> list[float]:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     took = []
     for _ in range(runs + 1):
+        rest(0.05)
         began_s = time.monotonic()
         subprocess.run(command, check=True, capture_output=True, env=environment, cwd=ROOT, timeout=30)
         took.append(time.monotonic() - began_s)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from bench import vms
 from bench.agents import Agent, Helper, Place, place
 from bench.figures import Figure, finish, median_of, progress
+from bench.quiet import rest
 
 START_BOUND_S = 1.0
 IDLE_BOUND_MIB = 60.0
@@ -35,6 +36,7 @@ def starts(make: Callable[[], Agent], runs: int) -> list[Agent]:
     """Start the agent several times, and end it as a crash does."""
     done = []
     for _ in range(runs + 1):
+        rest(0.3)
         with make() as agent:
             done.append(agent.wait_ready())
             agent.kill()
@@ -87,6 +89,10 @@ def real_figures(runs: int, count: int) -> list[Figure]:
             found.append(Figure("RSS of vdsmd, idle", idle_mib, "MiB", IDLE_BOUND_MIB))
             found.append(Figure("RSS of vdsmd, idle: not shared", agent.private_mib(), "MiB"))
             found.append(Figure("threads of vdsmd, idle", agent.threads(), ""))
+            before_s, began_s = agent.cpu_s(), time.monotonic()
+            time.sleep(SETTLE_S)
+            share = (agent.cpu_s() - before_s) / (time.monotonic() - began_s)
+            found.append(Figure("CPU of vdsmd, idle", share * 100, "% of one"))
             found.append(Figure("RSS of supervdsmd, idle", helper.rss_mib(), "MiB", HELPER_BOUND_MIB))
             if not count:
                 return found

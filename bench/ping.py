@@ -24,6 +24,7 @@ from pathlib import Path
 from bench.agents import ROOT, TICKS, Agent, place
 from bench.client import Connection, Pki, request
 from bench.figures import Figure, finish, median_of, progress
+from bench.quiet import rest
 
 # The original, on a machine of this kind: requests a second with 1 and with 8 connections.
 ORIGINAL = {1: 2098.0, 8: 3710.0}
@@ -87,6 +88,7 @@ def drive(server: Server, message: bytes, connections: int, start: float, second
 
 def measure(server: Server, message: bytes, connections: int, seconds: float) -> Run:
     """One run of so many connections, from at most two client processes."""
+    rest(0.2)
     results: multiprocessing.Queue = multiprocessing.Queue()
     start = time.monotonic() + 0.7
     counts = [share for number in range(CLIENTS) if (share := (connections + number) // CLIENTS)]
@@ -152,7 +154,7 @@ def size_figures(server: Server, runs: int, asker: Callable[[int], bytes]) -> li
     ]
 
 
-def figures(*, runs: int = 3, seconds: float = 4.0) -> list[Figure]:
+def figures(*, runs: int = 5, seconds: float = 4.0) -> list[Figure]:
     """Against the whole agent."""
     with place() as where, Agent(where, 0) as agent:
         agent.wait_ready()

@@ -1,4 +1,7 @@
-"""vdsmd on the simulated hypervisor: ``python -m bench.twin COUNT CONFIG``; COUNT VMs run already when it starts."""
+"""vdsmd on the simulated hypervisor; COUNT VMs run already when it starts, and starting one takes LAUNCH_S seconds.
+
+python -m bench.twin COUNT LAUNCH_S CONFIG
+"""
 
 from __future__ import annotations
 
@@ -67,12 +70,12 @@ def vm(number: int, instance: str, config: Config) -> domxml.Prepared:
     return domxml.build(spec, domxml.Owner(instance), traits)
 
 
-async def serve(config: Config, count: int) -> None:
+async def serve(config: Config, count: int, launch_s: float) -> None:
     host = SimulatedHost()
     instance = (Path(config.paths.state_dir) / "instance").read_text().strip()
     for number in range(count):
         host.connect_agent(host.run(vm(number, instance, config).xml))
-    agent = Agent(config, Simulated(SimulatedHypervisor(host), Facts()))
+    agent = Agent(config, Simulated(SimulatedHypervisor(host, launch_s=launch_s), Facts()))
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     agent.start()
@@ -81,10 +84,10 @@ async def serve(config: Config, count: int) -> None:
 
 
 def main() -> None:
-    count, path = int(sys.argv[1]), Path(sys.argv[2])
+    count, launch_s, path = int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
     config = configuration.load(path)
     logs.configure(config.log.level, config.log_file("vdsm"))
-    uvloop.run(serve(config, count))
+    uvloop.run(serve(config, count, launch_s))
 
 
 if __name__ == "__main__":

@@ -303,6 +303,8 @@ def _cached(members: list[Member]) -> Convert:
     """Encode an object once; only what depends on the moment of asking is put in anew each time."""
     ageing = [member for member in members if wire_mark(member.info.type).form in {Form.AGE, Form.NOW}]
     lasting = _departure([member for member in members if member not in ageing])
+    # Hundreds of answers are put together at a time.
+    steps = [(f',"{member.key}":'.encode(), member.name, member.shape.leave) for member in ageing]
     kept: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
     encode = msgspec.json.Encoder().encode
 
@@ -310,12 +312,11 @@ def _cached(members: list[Member]) -> Convert:
         head = kept.get(value)
         if head is None:
             head = kept[value] = encode(lasting(value))[:-1]
-        ages = b"".join(
-            b',"%s":%s'
-            % (age.key.encode(), encode(age.shape.leave(getattr(value, age.name)) if age.shape.leave else 0))
-            for age in ageing
-        )
-        return msgspec.Raw(head + ages + b"}")
+        parts = [head]
+        for key, name, show in steps:
+            parts += (key, encode(show(getattr(value, name)) if show else 0))
+        parts.append(b"}")
+        return msgspec.Raw(b"".join(parts))
 
     return leave
 
