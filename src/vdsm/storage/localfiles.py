@@ -225,7 +225,7 @@ class LocalFiles(LocalReader):
 
 
 class _Closing:
-    """Closes a descriptor at the end of a block, and puts the path into errors of calls that only know the descriptor."""
+    """Closes a descriptor at the end of a block; errors of calls that only know the descriptor get the path."""
 
     def __init__(self, descriptor: int, path: str) -> None:
         self._descriptor: Final = descriptor
