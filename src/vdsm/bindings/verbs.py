@@ -53,7 +53,7 @@ class Side:
             return self._arguments(self._decoder.decode(raw))
         except msgspec.ValidationError as error:
             raise bad_parameter(error) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadParameter("params", f"is not JSON: {error}") from error
 
     def convert(self, values: Mapping[str, Any]) -> dict[str, Any]:
