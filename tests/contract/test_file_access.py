@@ -6,17 +6,27 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from vdsm.storage.access import MAX_BYTES, FileAccess, FileKind
 from vdsm.storage.localfiles import LocalFiles
+from vdsm.storage.oop.pool import HelperPool
+from vdsm.storage.oop.supervisor import HelperLimits
 
 
-@pytest.fixture(params=["local"])
-def files(request: pytest.FixtureRequest) -> FileAccess:
-    return LocalFiles()
+@pytest.fixture(scope="module")
+def helpers() -> Iterator[HelperPool]:
+    pool = HelperPool(HelperLimits(timeout_s=60))
+    yield pool
+    assert pool.stop(20)
+
+
+@pytest.fixture(params=["local", "helper"])
+def files(request: pytest.FixtureRequest, helpers: HelperPool) -> FileAccess:
+    return LocalFiles() if request.param == "local" else helpers.of("contract")
 
 
 def at(base: Path, *parts: str) -> str:

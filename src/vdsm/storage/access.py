@@ -198,7 +198,7 @@ class FileAccess(FileReader, Protocol):
     def probe_block_size(self, path: str) -> int:
         """The smallest direct write that the directory's file system takes: 1 (it does not tell), 512 or 4096 bytes.
 
-        A file ``.prob-UUID`` is made in it and removed, as the original's helper does (storage-format: block size).
+        A file ``.prob-...`` is made in it and removed, as the original's helper does (storage-format: block size).
 
         Raises:
             OSError: EINVAL when direct I/O does not work there.

@@ -11,7 +11,6 @@ import mmap
 import os
 import re
 import stat as modes
-import uuid
 from typing import TYPE_CHECKING, Final
 
 from vdsm.storage.access import DIRECT_BYTES, MAX_BYTES, FileEntry, FileKind, FileStat, SpaceFacts
@@ -212,7 +211,7 @@ class LocalFiles(LocalReader):
 
     def probe_block_size(self, path: str) -> int:
         """See ``FileAccess.probe_block_size``."""
-        probe = f"{path}/.prob-{uuid.uuid4()}"
+        probe = f"{path}/.prob-{os.urandom(16).hex()}"
         descriptor = os.open(probe, _NEW_FLAGS | os.O_DIRECT | os.O_DSYNC, 0o600)
         try:
             with _Closing(descriptor, path):
