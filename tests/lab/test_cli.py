@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -33,38 +35,37 @@ def run(tmp_path, lab):
     call("down")
 
 
-def qemus() -> set[str]:
-    found = set()
+def qemus(directories: set[str]) -> list[str]:
+    """The QEMUs that have files in those directories."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0].startswith(b"qemu-system") and b"vdsm-lab-" in b"".join(words):
-            found.add(path.parent.name)
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().decode(errors="replace")
+            if line.startswith("qemu-system") and any(directory in line for directory in directories):
+                found.append(path.parent.name)
     return found
 
 
-def test_lab_is_kept_reached_and_taken_down(run) -> None:
-    before = qemus()
+def test_lab_is_kept_reached_and_taken_down(run, tmp_path) -> None:
     assert run("list").returncode == 1
     up = run("up", "--nodes", "2", "--disk", "lun", "--network", "san")
     assert up.returncode == 0, up.stdout + up.stderr
     assert up.stdout == "2 nodes are up\n" + run("list").stdout
-    assert len(qemus() - before) == 2
+    members = json.loads((tmp_path / "up/state.json").read_text())["members"]
+    places = {str(Path(member["channel"]).parent) for member in members}
+    assert len(qemus(places)) == 2
     assert run("up", "--nodes", "1").returncode == 1  # there is one already
 
     other = re.search(r"node2 \(node\).*?san0 ([\d.]+)/", up.stdout, re.DOTALL).group(1)
     done = run("run", "node1", "--", "sh", "-c", f"ping -c1 {other} >/dev/null && hostname; echo no >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, "node1\n", "no\n")
-    assert (
-        run("run", "node1", "--", "test", "-b", re.search(r"(/dev/\S+) is the disk lun", up.stdout).group(1)).returncode
-        == 0
-    )
+    device = re.search(r"(/dev/\S+) is the disk lun", up.stdout).group(1)
+    assert run("run", "node1", "--", "test", "-b", device).returncode == 0
     assert run("run", "node3", "--", "true").returncode == 1
 
     assert run("down").returncode == 0
-    assert qemus() <= before
+    assert not qemus(places)
+    assert not any(Path(place).exists() for place in places)
     assert run("list").returncode == 1
 
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from . import faults
 from .deadlines import eventually
 from .lab import DiskSpec
 from .roles import iscsi, nfs, sanlock
@@ -13,18 +14,18 @@ from .roles import iscsi, nfs, sanlock
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 
-def write_for(device: str, seconds: float) -> dict:
-    """Write a block every 20 ms, past the page cache; how many, how many failed, the longest."""
+def write_until(device: str, stop: str) -> dict:
+    """Write a block every 20 ms, past the page cache, until a file appears; how many, how many failed, the longest."""
     import mmap
     import os
     import time
+    from pathlib import Path
 
     file = os.open(device, os.O_RDWR | os.O_DIRECT)
     block = mmap.mmap(-1, 4096)
     count = failed = 0
     longest = 0.0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not Path(stop).exists():
         start = time.monotonic()
         try:
             os.pwrite(file, block, 4096 * (count % 1000))
@@ -39,37 +40,25 @@ def write_for(device: str, seconds: float) -> dict:
 def test_lvm_on_multipath_survives_the_loss_of_a_path(nodes) -> None:
     server, client = nodes(2, nics=["sana", "sanb"])
     server.run("truncate -s 512M /var/tmp/lun && losetup /dev/loop7 /var/tmp/lun")
-    target = iscsi.Target(server, [server.nic("sana0").ip, server.nic("sanb0").ip])
+    portals = [server.nic("sana0").ip, server.nic("sanb0").ip]
+    target = iscsi.Target(server, portals)
     target.add_lun("/dev/loop7", "lun0000001")
     initiator = iscsi.Initiator(client)
     initiator.login(target)
     device = initiator.map(paths=2)
     client.run(f"pvcreate -y {device} && vgcreate mp {device} && lvcreate -y -L 100m -n lv mp", timeout_s=120)
     assert client.run("pvs --noheadings -o pv_name").text.strip() == device
-    writing = client.start_call(write_for, "/dev/mp/lv", 20.0)
-    client.qemu.monitor("set_link", name=client.nic("sana0").device, up=False)
-    eventually(lambda: initiator.working_paths() == 1, "the loss of a path", 60)
-    client.qemu.monitor("set_link", name=client.nic("sana0").device, up=True)
-    eventually(lambda: initiator.working_paths() == 2, "the path's return", 120)
-    written = client.result(writing)
-    assert written["failed"] == 0
-    assert written["count"] > 20
-    assert written["longest"] > 1  # the cut was felt: otherwise nothing was shown
-
-
-def test_portal_that_goes_away_is_a_failed_path(nodes) -> None:
-    server, client = nodes(2, nics=["sana", "sanb"])
-    server.run("truncate -s 64M /var/tmp/lun && losetup /dev/loop7 /var/tmp/lun")
-    portals = [server.nic("sana0").ip, server.nic("sanb0").ip]
-    target = iscsi.Target(server, portals)
-    target.add_lun("/dev/loop7", "lun0000002")
-    initiator = iscsi.Initiator(client)
-    initiator.login(target)
-    device = initiator.map(paths=2)
-    with target.portal_away(portals[1]):
-        eventually(lambda: initiator.working_paths() == 1, "the loss of a path", 60)
-        client.run(["dd", "if=/dev/zero", f"of={device}", "bs=4k", "count=10", "oflag=direct"])
-    eventually(lambda: initiator.working_paths() == 2, "the path's return", 120)
+    for number, fault in enumerate((faults.cut(client, "sana0"), target.portal_away(portals[1]))):
+        stop = f"/run/stop{number}"
+        writing = client.start_call(write_until, "/dev/mp/lv", stop)
+        with fault:
+            eventually(lambda: initiator.working_paths() == 1, "the loss of a path", 60)
+            client.run(["dd", "if=/dev/zero", "of=/dev/mp/lv", "bs=4k", "count=10", "oflag=direct"])
+        eventually(lambda: initiator.working_paths() == 2, "the path's return", 120)
+        client.push(stop, "")
+        written = client.result(writing)
+        assert written["failed"] == 0
+        assert written["longest"] > 1  # the loss was felt: otherwise nothing was shown
 
 
 def test_reader_in_d_state_blocks_nobody_and_recovers(nodes) -> None:
