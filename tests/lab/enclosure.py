@@ -165,9 +165,12 @@ class Enclosure:
 
     def power_off(self) -> None:
         """Cut the power: nothing inside gets another instruction. Idempotent."""
-        if self.pid:
+        if self.pid and self._init:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+            # The kernel lets the init go last of all: whoever waits for it waits for everything inside.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._init.wait(timeout=_PATIENCE_S)
         for process in (*self._children.values(), *([self._init] if self._init else [])):
             process.kill()
             process.wait(timeout=_PATIENCE_S)

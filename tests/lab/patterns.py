@@ -18,7 +18,9 @@ def pattern(seed: str, offset: int, length: int) -> bytes:
     """The bytes of a disk from ``offset`` on; both are multiples of a sector."""
     if offset % SECTOR or length % SECTOR:
         raise ValueError(f"{offset}, {length}: not multiples of {SECTOR}")
-    return b"".join(b"%-511s\n" % b"lab %s %d" % (seed.encode(), at) for at in range(offset, offset + length, SECTOR))
+    return b"".join(
+        f"lab {seed} {at}".encode().ljust(SECTOR - 1) + b"\n" for at in range(offset, offset + length, SECTOR)
+    )
 
 
 def first_difference(data: bytes, seed: str, offset: int) -> int | None:
@@ -33,7 +35,11 @@ def read_image(image: Path, image_format: str, offset: int, length: int) -> byte
     """Some bytes of the disk in an image file; the image may be in use, then all that was flushed is seen."""
     with tempfile.TemporaryDirectory(prefix="v-pattern-") as folder:
         out = Path(folder) / "out"
-        sizes = [f"bs={SECTOR}", f"skip={offset // SECTOR}", f"count={length // SECTOR}"]
+        # qemu-img counts from the disk's begin, whatever it is to skip; later ones may not.
+        sizes = [f"bs={SECTOR}", f"skip={offset // SECTOR}", f"count={(offset + length) // SECTOR}"]
         argv = ["qemu-img", "dd", "-U", "-f", image_format, "-O", "raw", *sizes, f"if={image}", f"of={out}"]
         subprocess.run(argv, check=True, capture_output=True, timeout=60)
-        return out.read_bytes()[:length]
+        data = out.read_bytes()[:length]
+    if len(data) != length:
+        raise ValueError(f"{image} ends before {offset + length}")
+    return data
