@@ -180,7 +180,7 @@ class Node:
         return self._qemu
 
     def _launch(self, memory: Memory, *more: str) -> None:
-        argv = command(self.name, self.directory, self._template.image, memory, self._project)
+        argv = command(self.directory, self._template.image, memory, self._project, self._template.accelerator)
         self._qemu = Qemu(self._spawner, [*argv, *more], self.directory)
 
     # -- commands

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from . import acceleration
 from .deadlines import eventually
 from .image import definition
 from .image.build import Image
@@ -45,19 +46,21 @@ class Memory:
         return f"memory-backend-file,id=ram,size={MEMORY_MIB}M,mem-path={self.path},share={share}"
 
 
-def accelerator() -> str:
-    """tcg, or what VDSM_LAB_ACCEL says: there are machines on which KVM is there and hangs, so it is never guessed."""
-    return os.environ.get("VDSM_LAB_ACCEL", "tcg")
-
-
-def command(name: str, directory: Path, image: Image, memory: Memory, project: Path) -> list[str]:
+def command(directory: Path, image: Image, memory: Memory, project: Path, accelerator: str) -> list[str]:
     """QEMU's command line for a node whose files are in ``directory`` (root.qcow2, sockets, logs)."""
-    accel = accelerator()
-    argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-name", name, "-no-reboot"]
+    argv = [
+        "qemu-system-x86_64",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-name",
+        directory.name,
+        "-no-reboot",
+    ]
     argv += ["-uuid", _TEMPLATE_UUID]
     argv += ["-machine", "q35,memory-backend=ram", "-m", str(MEMORY_MIB), "-smp", str(CPUS)]
-    argv += ["-accel", "tcg,thread=multi"] if accel == "tcg" else ["-accel", accel]
-    argv += ["-cpu", "max" if accel == "tcg" else "host"]
+    argv += acceleration.options(accelerator)
     argv += ["-object", memory.option(), "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
     argv += ["-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", definition.CMDLINE]
     argv += ["-qmp", f"unix:{directory}/qmp,server=on,wait=off"]

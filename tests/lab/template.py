@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .channel import Channel
-from .deadlines import eventually
+from . import acceleration
+from .channel import Channel, ChannelClosed
+from .deadlines import TooLate, eventually
 from .image import definition
 from .image.build import CACHE, Image, digest, qemu_version
 from .qemu import PROJECT_MIB, Memory, Qemu, command
+from .qmp import MonitorError
 from .spawning import Spawner
 
 _BOOT_S: Final = 120.0
+_KVM_S: Final = 30.0  # with KVM a node is up in two
 # Whatever takes long the first time: module loading, udev's queue, lvm's first run.
 _WARM: Final = (
     f"modprobe bonding max_bonds=0; modprobe -a {' '.join(definition.WARM_MODULES)};"
@@ -35,6 +38,7 @@ class Template:
     """The files that a clone needs."""
 
     image: Image
+    accelerator: str
     ram: Path
     state: Path
     root: Path
@@ -48,16 +52,17 @@ def find_or_make(
     Raises:
         TooLate: the node did not boot in time.
     """
-    key = digest(image.key, qemu_version(), _WARM, command("x", Path("x"), image, Memory(Path("x")), Path("x")))
-    place = cache / f"template-{key}"
     with (cache / ".template-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        accelerator = acceleration.choose(cache, lambda: _boots_on_kvm(image, spawner))
+        line = command(Path("x"), image, Memory(Path("x")), Path("x"), accelerator)
+        place = cache / f"template-{digest(image.key, qemu_version(), _WARM, line)}"
         if not place.is_dir():
             say(f"booting {place.name}")
             for stale in cache.glob("template-*"):
                 shutil.rmtree(stale)
-            _make(image, spawner, cache, place)
-    return Template(image, place / "ram", place / "state", place / "root.qcow2")
+            _make(image, spawner, place, accelerator)
+    return Template(image, accelerator, place / "ram", place / "state", place / "root.qcow2")
 
 
 def overlay(path: Path, backing: Path, backing_format: str) -> None:
@@ -73,16 +78,38 @@ def blank_project(path: Path) -> Path:
     return path
 
 
-def _make(image: Image, spawner: Spawner, cache: Path, place: Path) -> None:
+def _boots_on_kvm(image: Image, spawner: Spawner) -> bool:
+    with tempfile.TemporaryDirectory(prefix="vdsm-lab-kvm-") as name:
+        work = Path(name)
+        overlay(work / "root.qcow2", image.root, "raw")
+        argv = command(work, image, Memory(), blank_project(work / "project"), acceleration.KVM)
+        try:
+            qemu = Qemu(spawner, argv, work)
+        except MonitorError:
+            return False
+        try:
+            channel = Channel(work / "test", lambda: qemu.alive)
+            try:
+                channel.greet(_KVM_S)
+            finally:
+                channel.close()
+        except (TooLate, ChannelClosed):
+            return False
+        finally:
+            qemu.kill()
+        return True
+
+
+def _make(image: Image, spawner: Spawner, place: Path, accelerator: str) -> None:
     # Sockets have short names: not in the cache directory.
     with tempfile.TemporaryDirectory(prefix="vdsm-lab-template-") as name:
         work = Path(name)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=cache))
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
         try:
             # Where it will be found: a qcow2 names its backing file, and clones name this one.
             overlay(work / "root.qcow2", image.root, "raw")
             memory = Memory(partial / "ram", shared=True)
-            argv = command("template", work, image, memory, blank_project(work / "project"))
+            argv = command(work, image, memory, blank_project(work / "project"), accelerator)
             qemu = Qemu(spawner, argv, work)
             try:
                 _warm_up(qemu, work)

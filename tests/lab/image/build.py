@@ -61,8 +61,8 @@ def build(cache: Path = CACHE, say: Callable[[str], None] = lambda _text: None) 
     """
     cache.mkdir(parents=True, exist_ok=True)
     with _only_builder(cache):
-        boot = _stage(cache, "boot", _boot_key(), _make_boot, say)
-        root = _stage(cache, "root", _root_key(), _make_root, say)
+        boot = stage(cache, "boot", boot_key(), _make_boot, say)
+        root = stage(cache, "root", root_key(), _make_root, say)
     return Image(boot / "vmlinux", boot / "initrd.img", root / "root.ext4", f"{boot.name}-{root.name}")
 
 
@@ -74,7 +74,7 @@ def tools(cache: Path = CACHE, say: Callable[[str], None] = lambda _text: None) 
     """
     cache.mkdir(parents=True, exist_ok=True)
     with _only_builder(cache):
-        return _stage(cache, "tools", digest(definition.TOOL_PACKAGES), _make_tools, say)
+        return stage(cache, "tools", digest(definition.TOOL_PACKAGES), _make_tools, say)
 
 
 def file_system(content: Path, image: Path, size_mib: int) -> None:
@@ -93,7 +93,8 @@ def _only_builder(cache: Path) -> Iterator[None]:
         yield
 
 
-def _stage(cache: Path, name: str, key: str, make: Callable[[Path, Path], None], say: Callable[[str], None]) -> Path:
+def stage(cache: Path, name: str, key: str, make: Callable[[Path, Path], None], say: Callable[[str], None]) -> Path:
+    """A stage's directory, made when there is none of that key; one of another key goes."""
     place = cache / f"{name}-{key}"
     if place.is_dir():
         return place
@@ -121,7 +122,8 @@ def digest(*parts: object) -> str:
     return hashed.hexdigest()[:12]
 
 
-def _boot_key() -> str:
+def boot_key() -> str:
+    """The hash of what boot-HASH is made from."""
     sources = [
         Path(initramfs.__file__),
         Path(vmlinux.__file__),
@@ -131,7 +133,8 @@ def _boot_key() -> str:
     return digest(definition.KERNEL_PACKAGE, definition.INITRAMFS_MODULES, *sources)
 
 
-def _root_key() -> str:
+def root_key() -> str:
+    """The hash of what root-HASH is made from."""
     names = (definition.PACKAGES, definition.UNPACKED, definition.WITHOUT, definition.ROOT_SIZE_MIB)
     return digest(definition.SUITE, definition.KERNEL_PACKAGE, *names, *_MKE2FS)
 
