@@ -27,6 +27,13 @@ PACKAGES = (
     "openssl",
     "iproute2",
 )
+DEV_PACKAGES = (
+    "procps",
+    "mmdebstrap",
+    "kmod",
+    "gcc",
+    "libc6-dev",
+)
 
 
 class NotPossible(RuntimeError):
@@ -53,7 +60,7 @@ def check(layout: Layout, progress: Progress) -> None:
 def tools(progress: Progress, *, dev: bool) -> None:
     """Provide what programs need: packages of the operating system and the virtual environment."""
     with progress.step("Operating system packages") as outcome:
-        wanted = packages.missing(PACKAGES)
+        wanted = packages.missing([*PACKAGES, *(DEV_PACKAGES if dev else ())])
         if wanted:
             progress.note(f"Installing {', '.join(wanted)}")
             packages.update()

@@ -285,19 +285,24 @@ def test_kvm_probe_answers_within_its_deadline_and_leaves_nothing(tmp_path: Path
 
 def as_user(name: str, daemon: Daemon) -> str:
     """Ask for the initiator's name in a child of that user; returns what came of it."""
+    # It becomes that user only when everything is imported: the project may lie where others cannot read it.
     program = (
-        "import sys\n"
+        "import os, sys\n"
         "from vdsm.base.errors import VdsmError\n"
         "from vdsm.privileged.client import PrivilegedClient\n"
+        "os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[3]))\n"
         "try: print('answer', PrivilegedClient(sys.argv[1], 20).inspect_path('/').kind)\n"
         "except VdsmError as error: print(type(error).__name__)\n"
     )
-    user = pwd.getpwnam(name)
     done = subprocess.run(
-        [sys.executable, "-c", program, daemon.socket],
-        user=user.pw_uid,
-        group=pwd.getpwnam("nobody").pw_gid,
-        extra_groups=[],
+        [
+            sys.executable,
+            "-c",
+            program,
+            daemon.socket,
+            str(pwd.getpwnam("nobody").pw_gid),
+            str(pwd.getpwnam(name).pw_uid),
+        ],
         capture_output=True,
         text=True,
         check=False,
