@@ -11,6 +11,8 @@ from vds_bootstrap import packages
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = PROJECT / ".run" / "cache" / "hosts"
+GUEST: Final = PROJECT / ".run" / "cache" / "guest" / "out"
+"""Where the tiny guest is, once it was built."""
 _LIBRARIES: Final = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 
 

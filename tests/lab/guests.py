@@ -31,7 +31,7 @@ from vds_bootstrap import guest as tiny
 from vds_bootstrap import initramfs
 
 from . import guest_xml
-from .borrowed import CACHE, PROJECT
+from .borrowed import CACHE, GUEST
 from .deadlines import eventually
 from .guest_xml import Disk
 from .hosts import Host
@@ -61,7 +61,7 @@ class Dirtying:
 
 def image() -> tiny.Guest:
     """The tiny guest with the lab's powers; made when it is not there."""
-    plain = tiny.build(PROJECT / ".run/cache/guest/out", PROJECT / ".run/cache/guest")
+    plain = tiny.build(GUEST, GUEST.parent)
     archive = initramfs.Archive()
     digest = hashlib.sha256(plain.initrd.read_bytes())
     for path in sorted(_FILES.iterdir()):

@@ -76,6 +76,9 @@ _FURNISH: Final = """
 mkdir -p /run/vdsm/console /run/lab /var/log/vdsm/console /var/log/libvirt/qemu /var/lib/vdsm/images /etc/vdsm
 chown -R vdsm:vdsm /run/vdsm /var/log/vdsm /etc/pki/vdsm/keys
 chown vdsm:vdsm /var/lib/vdsm /var/lib/vdsm/images
+echo 'PATH="$PATH:{project}/.venv/bin"' >/etc/profile.d/lab.sh
+# The tiny guest, where "make run" has it.
+[ ! -e "{guest}" ] || {{ mkdir -p /var/lib/vdsm/guest; mount --bind -o ro "{guest}" /var/lib/vdsm/guest; }}
 """
 _INQUEST: Final = (
     "ps -eo pid,ppid,stat,wchan:24,etimes,args; echo; ip -s address; ip route; echo; cat /proc/mounts; echo; df -h;"
@@ -191,7 +194,7 @@ class Host(Enclosure):
         super().power_on()
         for network in range(self.lab.options.networks):
             self.lab.lan.plug(self.pid, self.cable(network), f"eth{network}", self.number, network)
-        self.run(_FURNISH)
+        self.run(_FURNISH.format(project=self.project, guest=borrowed.GUEST))
         for name in self.lab.options.shared:
             self._mount(name)
         self.start_libvirtd()
@@ -200,8 +203,11 @@ class Host(Enclosure):
 
     def power_off(self) -> None:
         """Cut the power. What is on its disks stays as it is."""
+        was_on = bool(self.pid)
         super().power_off()
         self._close_virt()
+        for network in range(self.lab.options.networks if was_on else 0):
+            self.lab.lan.unplug(self.cable(network))
 
     def start_libvirtd(self) -> None:
         """Start libvirtd."""

@@ -9,6 +9,7 @@ Sockets of the test process can be made in it, and in any host (``socket_in``).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -35,6 +36,10 @@ def address(number: int, network: int = 0) -> str:
     return f"{PREFIXES[network]}.{number}"
 
 
+def _hardware(number: int, network: int) -> str:
+    return f"02:{network:02x}:00:00:00:{number:02x}"
+
+
 class Lan:
     """The networks of one lab; ends with the process that made it."""
 
@@ -47,7 +52,8 @@ class Lan:
         eventually(lambda: self._namespace() not in {None, mine}, "the lab's network", pause_s=0.005)
         lines = ["link set lo up"]
         for index in range(networks):
-            lines.append(f"link add net{index} type bridge")
+            # Of its own accord a bridge changes its address whenever a card comes or goes.
+            lines.append(f"link add net{index} address {_hardware(SEAT, index)} type bridge")
             lines.append(f"address add {address(SEAT, index)}/24 dev net{index}")
             lines.append(f"link set net{index} up")
         self.ip(*lines)
@@ -72,12 +78,18 @@ class Lan:
     def plug(self, host_pid: int, cable: str, device: str, number: int, network: int = 0) -> None:
         """Give a host a network card ``device`` with its address; ``cable`` is the end at the bridge."""
         # A card keeps its hardware address over a host's power cycle: its peers remember it.
-        card = f"address 02:{network:02x}:00:00:00:{number:02x}"
+        card = _hardware(number, network)
         self.ip(
-            f"link add {cable} type veth peer name {device} {card} netns {host_pid}",
+            f"link add {cable} type veth peer name {device} address {card} netns {host_pid}",
             f"link set {cable} master net{network} up",
         )
         ip(host_pid, f"address add {address(number, network)}/24 dev {device}", f"link set {device} up")
+
+    def unplug(self, cable: str) -> None:
+        """Take a host's card away; one that is gone already is fine."""
+        # The kernel takes a dead host's network away some time later, and with it the cards in it.
+        with contextlib.suppress(RuntimeError):
+            self.ip(f"link delete {cable}")
 
     def join(self, network: Network, index: int = 0) -> None:
         """Make one network of this one and of one of the full nodes'."""

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from vds_bootstrap.guest import Guest as Image
+
 from . import host_faults
 from .api import Api, Problem
 from .authority import Authority
+from .borrowed import GUEST, PROJECT
 from .deadlines import eventually
 from .enclosure import Shift, state
 from .host_fixtures import lend
@@ -118,6 +121,24 @@ def test_clocks_of_a_host_can_be_shifted(hosts) -> None:
     assert float(host.run(["cat", "/proc/uptime"]).split()[0]) >= outside + 1_000_000
     code = "import time; print(time.monotonic())"
     assert float(host.run([sys.executable, "-c", code])) >= 500_000
+
+
+def test_an_agent_runs_a_virtual_machine(pair: Hosts, tiny_guest: Image) -> None:
+    one, two = pair
+    boot = {"order": [], "kernel": str(tiny_guest.kernel), "initrd": str(tiny_guest.initrd)}
+    boot = {key: value.replace(str(GUEST), "/var/lib/vdsm/guest") if value else value for key, value in boot.items()}
+    wish = {"name": "web", "memory_mib": 128, "graphics": "none", "boot": {**boot, "cmdline": tiny_guest.cmdline}}
+    vm_id = one.api.call("POST", "/vms", wish)["vm_id"]
+    try:
+        eventually(lambda: _status(one, vm_id) in {"Powering up", "Up"}, "it runs")
+        assert one.virt.listAllDomains()[0].name() == "web"
+        assert two.virt.listAllDomains() == []
+    finally:
+        one.api.call("DELETE", f"/vms/{vm_id}")
+
+
+def _status(host: Host, vm_id: str) -> str:
+    return str(host.api.call("GET", f"/vms/{vm_id}/stats")["status"])
 
 
 # -- faults: links
@@ -249,7 +270,7 @@ def test_killed_daemon_is_gone_and_comes_back(pair: Hosts) -> None:
 def test_frozen_host_does_nothing_and_goes_on(pair: Hosts) -> None:
     one, two = pair
     with host_faults.frozen(one):
-        assert {state(process.pid) for process in one.processes()} <= {"T", "t"}
+        assert {state(process.pid) for process in one.processes()} <= set("TtZX")
         assert not answers(one, two, timeout_s=1.0)
         assert answers(two, two)
     assert answers(one, two)
@@ -453,3 +474,29 @@ def test_logs_of_a_failed_test_are_kept_and_named(hosts, tmp_path: Path) -> None
     assert (kept / "init.log").exists()
     for process in Path("/proc").glob("[0-9]*"):
         assert "/tmp/vh-" not in _text(process / "cmdline") or "libvirtd" not in _text(process / "cmdline")
+
+
+# -- for people
+
+
+def test_people_get_hosts_to_play_with(hosts, tmp_path: Path) -> None:  # hosts: for its needs
+    def lab(*argv: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "VDSM_LAB_PLACE": str(tmp_path / "up")}
+        words = [sys.executable, "-m", "tests.lab", *argv]
+        return subprocess.run(
+            words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=100, check=False
+        )
+
+    up = lab("up", "--hosts", "2")
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        assert "https://198.51.100.2:54321" in up.stdout
+        assert lab("run", "host2", "--", "hostname").stdout == "host2\n"
+        done = lab("run", "host1", "--", "bash", "-lc", "vdscli host info")
+        assert done.returncode == 0, done.stderr
+        directory = Path(up.stdout.partition("unix:")[2].partition("/run/vdsm")[0]).parent
+        assert directory.is_dir()
+    finally:
+        down = lab("down")
+    assert down.returncode == 0
+    assert not directory.exists()
