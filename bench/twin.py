@@ -11,6 +11,7 @@ import sys
 import uuid
 from pathlib import Path
 
+import msgspec
 import uvloop
 
 from vdsm.base import config as configuration
@@ -70,11 +71,19 @@ def vm(number: int, instance: str, config: Config) -> domxml.Prepared:
     return domxml.build(spec, domxml.Owner(instance), traits)
 
 
+def domains(count: int, config: Config) -> list[str]:
+    """So many domain XMLs; made once per place, as that is not the agent's work."""
+    kept = Path(config.paths.state_dir) / f"twin-{count}.json"
+    if not kept.exists():
+        instance = (kept.parent / "instance").read_text().strip()
+        kept.write_bytes(msgspec.json.encode([vm(number, instance, config).xml for number in range(count)]))
+    return msgspec.json.decode(kept.read_bytes(), type=list[str])
+
+
 async def serve(config: Config, count: int, launch_s: float) -> None:
     host = SimulatedHost()
-    instance = (Path(config.paths.state_dir) / "instance").read_text().strip()
-    for number in range(count):
-        host.connect_agent(host.run(vm(number, instance, config).xml))
+    for xml in domains(count, config):
+        host.connect_agent(host.run(xml))
     agent = Agent(config, Simulated(SimulatedHypervisor(host, launch_s=launch_s), Facts()))
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)

@@ -74,7 +74,8 @@ def compare(kind: str, pairs: int, *, guest: bool) -> list[Figure]:
             (library, lambda xml: by_library(bare, xml)),
         ]
         for number in range(pairs + 1):
-            for took, start in turns if number % 2 else reversed(turns):
+            shift = number % len(turns)
+            for took, start in turns[shift:] + turns[:shift]:
                 took.append(start(vms.xml(f"bench-{number}", disk)))
                 rest(_REST_S)
         bare.close()
