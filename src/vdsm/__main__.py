@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         uvloop.run(_serve(config))
     except (VdsmError, OSError) as error:
-        log.exception("cannot serve")
+        log.error("cannot serve: %s", error)  # noqa: TRY400 - the message says all
         sys.stderr.write(f"vdsmd: {error}\n")
         return 1
     return 0

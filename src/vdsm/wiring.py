@@ -25,8 +25,9 @@ from vdsm.api.host_types import HostStats
 from vdsm.api.vm_types import VmStats
 from vdsm.base import process, threads
 from vdsm.base.config import Config
-from vdsm.base.errors import Recovering, VdsmError
-from vdsm.base.persist import persist_file, read_file
+from vdsm.base.errors import BadParameter, Failed, Recovering, VdsmError
+from vdsm.base.ids import parse_vm_id
+from vdsm.base.persist import claim_directory, persist_file, read_file
 from vdsm.bindings.broker import Broker
 from vdsm.bindings.dispatch import Dispatcher
 from vdsm.bindings.event_hub import EventHub, StompEvents
@@ -85,10 +86,17 @@ class Agent:
     """Everything of vdsmd. ``start`` and ``stop`` run on the event loop."""
 
     def __init__(self, config: Config, simulated: Simulated | None = None) -> None:
-        """Build; nothing is started. ``simulated`` stands in for libvirt."""
+        """Build; nothing is started. ``simulated`` stands in for libvirt.
+
+        Raises:
+            Failed: another agent has these directories, or they cannot be used.
+        """
         self._config = config
-        self._ways = _Ways(config)
         state_dir = Path(config.paths.state_dir)
+        # Two agents would take each other's socket, and both would be master of the same VMs.
+        places = dict.fromkeys((Path(config.paths.run_dir), state_dir))
+        self._claims = [claim_directory(place) for place in places]
+        self._ways = _Ways(config)
         self._house = House(config, state_dir, simulated, self._ways.hub)
         self._ways.connect(self._house)
 
@@ -105,6 +113,8 @@ class Agent:
         """Close the doors, then everything behind them; VMs go on."""
         await self._ways.stop()
         await asyncio.to_thread(self._house.stop)
+        for claim in self._claims:
+            claim.release()
 
     def reload(self) -> None:
         """Read the certificates anew."""
@@ -324,11 +334,18 @@ def _host_stats(house: House) -> HostStats | None:
 
 
 def _instance(state_dir: Path) -> str:
-    """This agent's own id: marks its VMs, so that two agents on one libvirt leave each other's alone."""
+    """This agent's own id: marks its VMs, so that two agents on one libvirt leave each other's alone.
+
+    Raises:
+        Failed: the file is damaged. A new id would leave the VMs that run without an owner.
+    """
     place = state_dir / "instance"
     kept = read_file(place)
     if kept is not None:
-        return kept.decode().strip()
+        try:
+            return parse_vm_id(kept.decode("ascii", "replace").strip(), "id")
+        except BadParameter as error:
+            raise Failed(f"reading {place}", f"{error} (running VMs have the right one in their metadata)") from error
     fresh = str(uuid.uuid4())
     persist_file(place, fresh.encode() + b"\n", mode=0o644)
     return fresh

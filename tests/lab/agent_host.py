@@ -82,7 +82,7 @@ class AgentHost:
 
     def __enter__(self) -> Self:
         for place in (self.run_dir / "console", self.state_dir, self.log_dir / "console", self.images):
-            place.mkdir(parents=True)
+            place.mkdir(parents=True, exist_ok=True)
         self.certificates = make(self.directory / "certificates")
         self._install_certificates()
         self.config.write_text(self._toml())

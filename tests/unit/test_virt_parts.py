@@ -267,9 +267,16 @@ def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
 def test_records_that_cannot_be_written_say_so(tmp_path: Path) -> None:
     with pytest.raises(Failed):
         Records(tmp_path / "absent" / "vms.sqlite")
-    (tmp_path / "garbage").write_bytes(b"this is no database" * 100)
-    with pytest.raises(Failed):
-        Records(tmp_path / "garbage")
+
+
+def test_damaged_records_are_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "vms.sqlite"
+    garbage = b"this is no database" * 100
+    path.write_bytes(garbage)
+    store = Records(path)
+    assert store.all() == []
+    assert (tmp_path / "vms.sqlite.damaged").read_bytes() == garbage
+    store.close()
 
 
 # -- guests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -57,3 +58,39 @@ def read_file(path: str | os.PathLike[str], *, max_bytes: int = 1 << 20) -> byte
     if len(data) > max_bytes:
         raise Failed(f"reading {os.fspath(path)}", f"it holds more than {max_bytes} bytes")
     return data
+
+
+class Claim:
+    """One process's claim on a directory; the kernel lets it go when the process ends in any way."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Keep the descriptor that holds the lock."""
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let it go; a second time does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def claim_directory(path: str | os.PathLike[str]) -> Claim:
+    """Have a directory for this process alone, as far as others ask in the same way; no file is made for it.
+
+    Raises:
+        Failed: another process has it, or there is no such directory.
+    """
+    what = f"using {os.fspath(path)}"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Failed(what, error.strerror or str(error)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Failed(what, "another process of the agent uses it") from error
+    except OSError as error:
+        os.close(descriptor)
+        raise Failed(what, error.strerror or str(error)) from error
+    return Claim(descriptor)

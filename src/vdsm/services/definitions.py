@@ -60,7 +60,12 @@ class DefinitionService:
 
     def autostart(self) -> None:
         """Start those that are to start with the agent and do not run; a failure is logged and stops no other."""
-        for definition in self._store.list():
+        try:
+            definitions = self._store.list()
+        except VdsmError as error:
+            log.error("no VM starts with the agent: %s", error)  # noqa: TRY400 - the message says all
+            return
+        for definition in definitions:
             if not definition.autostart or self._status(definition) is not Status.DOWN:
                 continue
             try:

@@ -6,12 +6,14 @@ a restart of the agent a VM that died meanwhile is reported, with its reason, an
     vm       one row per VM that has not been destroyed: id, name, origin of its clock, XML, exit (JSON) or null
 
 Every write is one transaction in a write-ahead log: kill -9 loses nothing that was written. A crash of the whole
-host may lose the last moments, and ends all VMs anyway.
+host may lose the last moments, and ends all VMs anyway. A damaged file is put aside: running VMs are found without it,
+and the agent must not fail for what it says of ended ones.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 from contextlib import closing
@@ -23,7 +25,10 @@ from vdsm.base.errors import Failed
 from vdsm.base.ids import VmId
 from vdsm.virt.view import Exit, ExitCode, ExitReason
 
+log = logging.getLogger(__name__)
+
 _VERSION: Final = 1
+_DAMAGES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SCHEMA: Final = """
 CREATE TABLE vm (
     vm_id TEXT PRIMARY KEY,
@@ -53,15 +58,36 @@ class Records:
 
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
+        self._db: sqlite3.Connection
         try:
-            self._db = sqlite3.connect(
-                ":memory:" if path is None else path, check_same_thread=False, isolation_level=None, timeout=5.0
-            )
+            self._open(path)
+        except sqlite3.Error as error:
+            if path is None or error.sqlite_errorcode not in _DAMAGES:
+                raise Failed(f"opening the records of VMs ({path})", str(error)) from error
+            self._begin_anew(path, error)
+
+    def _open(self, path: Path | None) -> None:
+        self._db = sqlite3.connect(
+            ":memory:" if path is None else path, check_same_thread=False, isolation_level=None, timeout=5.0
+        )
+        try:
             if path is not None:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
             self._prepare()
-        except sqlite3.Error as error:
+        except sqlite3.Error:
+            self._db.close()
+            raise
+
+    def _begin_anew(self, path: Path, damage: sqlite3.Error) -> None:
+        aside = path.with_name(f"{path.name}.damaged")
+        log.error("%s is damaged (%s): it is kept as %s; VMs that ended are forgotten", path, damage, aside)
+        try:
+            for suffix in ("-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            path.replace(aside)
+            self._open(path)
+        except (OSError, sqlite3.Error) as error:
             raise Failed(f"opening the records of VMs ({path})", str(error)) from error
 
     def _prepare(self) -> None:
