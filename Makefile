@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run setup test check lint types layers unit docs fmt clean clean-host
+.PHONY: help run setup test check lab lint types layers unit docs fmt clean clean-host
 
 PYTHON := /usr/bin/python3
 BIN := .venv/bin
@@ -28,6 +28,10 @@ test: | $(PYTHON) ## all tests, on real libvirt and QEMU (needs root)
 check: | $(PYTHON) ## the quick part: lint, types, layers, sizes, unit tests (under a minute)
 	@$(BOOTSTRAP) setup --dev --tools-only
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target types unit lint layers
+
+lab: | $(PYTHON) ## several hosts on this machine to play with (needs root); ARGS="list", "shell host1", "down"
+	@$(BOOTSTRAP) setup --dev --tools-only
+	@$(BIN)/python -m tests.lab $(or $(ARGS),up --hosts 2 --nodes 2 --disk lun)
 
 lint:
 	$(BIN)/ruff check $(CODE)

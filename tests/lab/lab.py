@@ -68,9 +68,11 @@ class Lab:
 
     def __enter__(self) -> Self:
         sweep()
-        self.directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PLACE))
-        self._lock = (self.directory / "lock").open("wb")
+        # Under its real name only when it is locked: another process sweeps away what is not.
+        made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=_PLACE))
+        self._lock = (made / "lock").open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.directory = made.rename(made.with_name(made.name.removeprefix(".")))
         self.spawner = Spawner()
         self.fabric = Fabric(self.directory / "net")
         return self
@@ -160,7 +162,7 @@ class Lab:
     def end_nodes(self) -> None:
         """Power off all nodes for good; their slots are free then."""
         for node in self.running:
-            node.close()
+            node.power_off()
             self._slots.pop(node).close()
             shutil.rmtree(node.directory, ignore_errors=True)
         self.running.clear()

@@ -117,10 +117,6 @@ class Node:
         self.call(inside.mount_project, "project", WHERE, timeout_s=timeout_s)
         self.settle(self.parts.nics, self.parts.disks)
 
-    def close(self) -> None:
-        """Power off for good."""
-        self.power_off()
-
     @property
     def is_on(self) -> bool:
         """Whether it has power. A machine that resets itself (watchdog, panic) goes off."""

@@ -43,9 +43,6 @@ CMDLINE: Final = (
     "quiet loglevel=3"
 )
 
-# On the machine that builds and runs nodes.
-HOST_PACKAGES: Final = ("mmdebstrap", "e2fsprogs", "kmod", "gcc", "libc6-dev", "qemu-system-x86", "qemu-utils")
-
 # The BMC and fence_ipmilan on the machine that runs the nodes: unpacked, never installed.
 TOOL_PACKAGES: Final = (
     "fence-agents", "ipmitool", "libfreeipmi17", "python3-pexpect", "python3-ptyprocess", "python3-pyghmi",
