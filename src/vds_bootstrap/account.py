@@ -26,18 +26,18 @@ def ensure(layout: Layout, manifest: Manifest) -> str:
         number = ["--gid", str(GID)] if _name_of_gid(GID) is None else []
         if not number:
             remarks.append(f"gid {GID} belongs to {_name_of_gid(GID)}")
-        run(["groupadd", "--system", *number, layout.group])
-        manifest.add("group", layout.group)
+        with manifest.making("group", layout.group):
+            run(["groupadd", "--system", *number, layout.group])
     if not _user(layout.user):
         number = ["--uid", str(UID)] if _name_of_uid(UID) is None else []
         if not number:
             remarks.append(f"uid {UID} belongs to {_name_of_uid(UID)}")
-        _add_user(layout, number)
-        manifest.add("user", layout.user)
+        with manifest.making("user", layout.user):
+            _add_user(layout, number)
     for company in COMPANY:
         if (group := _group(company)) and layout.user not in group.gr_mem:
-            run(["usermod", "--append", "--groups", company, layout.user])
-            manifest.add("member", f"{layout.user} {company}")
+            with manifest.making("member", f"{layout.user} {company}"):
+                run(["usermod", "--append", "--groups", company, layout.user])
     facts = pwd.getpwnam(layout.user)
     words = f"{layout.user} is uid {facts.pw_uid}, gid {facts.pw_gid}"
     if remarks:
@@ -81,10 +81,12 @@ def directory(path: Path, mode: int, owner: tuple[int, int], manifest: Manifest)
         return
     missing = [path, *(parent for parent in path.parents if not parent.exists())]
     for folder in reversed(missing):
-        folder.mkdir(mode=0o755)
-    # Listed only now: the list itself may lie in one of them.
-    for folder in reversed(missing):
-        manifest.add("directory", folder)
+        if folder in manifest.path.parents:  # the list itself lies there
+            folder.mkdir(mode=0o755)
+            manifest.add("directory", folder)
+        else:
+            with manifest.making("directory", folder):
+                folder.mkdir(mode=0o755)
     path.chmod(mode)
     os.chown(path, *owner)
 

@@ -88,7 +88,8 @@ def _take_back(entry: Made) -> None:
             user, _, group = entry.name.partition(" ")
             account.remove_member(user, group)
         case "file":
-            Path(entry.name).unlink(missing_ok=True)
+            for path in (Path(entry.name), pki.partial_of(Path(entry.name))):
+                path.unlink(missing_ok=True)
         case "directory":
             Path(entry.name).rmdir()
 

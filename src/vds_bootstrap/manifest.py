@@ -1,16 +1,19 @@
 """Remembers what setup made on this host, so that ``clean`` takes back exactly that.
 
-One JSON file in the state directory; it is written after every single thing, so that a setup that is broken off is
-taken back as well. Kinds: directory, file, group, user, member ("user group").
+One JSON file in the state directory; every single thing is listed before it is made, so that a setup that is broken off
+at any moment is taken back as well; what is listed and was not made is passed over then. Kinds: directory, file, group,
+user, member ("user group").
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 VERSION = 1
@@ -40,8 +43,21 @@ class Manifest:
         """Everything that is listed, oldest first."""
         return list(self._made)
 
+    @contextmanager
+    def making(self, kind: Kind, name: str | Path) -> Iterator[None]:
+        """List a thing while it is made; not any more when that fails, as somebody else may make it then."""
+        entry = Made(kind, str(name))
+        listed = entry in self._made
+        self.add(kind, name)
+        try:
+            yield
+        except Exception:
+            if not listed:
+                self.remove(entry)
+            raise
+
     def add(self, kind: Kind, name: str | Path) -> None:
-        """List a thing that was just made; what is listed already stays as it is."""
+        """List a thing that is ours; what is listed already stays as it is."""
         entry = Made(kind, str(name))
         if entry not in self._made:
             self._made.append(entry)

@@ -242,15 +242,20 @@ def _ends_soon(cert: Path) -> bool:
 
 
 def _put(path: Path, text: str, mode: int, owner: tuple[int, int], manifest: Manifest) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     partial.unlink(missing_ok=True)
+    manifest.add("file", path)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     os.chown(partial, *owner)
     partial.chmod(mode)
     partial.replace(path)
-    manifest.add("file", path)
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def _is_address(name: str) -> bool:
