@@ -94,14 +94,14 @@ def dial(host: LightHost, agent: AgentHost) -> Iterator[Callable[..., Connection
         connection.close()
 
 
-def connected(host: LightHost, port: int) -> socket.socket:
+def connected(host: LightHost, port: int, address: str = "127.0.0.1") -> socket.socket:
     """A connection that is made inside the host's network, by a thread that enters it and ends."""
     outcome: Future[socket.socket] = Future()
 
     def connect() -> None:
         try:
             _enter_network(host.pid)
-            outcome.set_result(socket.create_connection(("127.0.0.1", port), timeout=20))
+            outcome.set_result(socket.create_connection((address, port), timeout=20))
         except OSError as error:
             outcome.set_exception(error)
 
@@ -294,7 +294,7 @@ def _statistics_are_live(engine: Engine, sample: Sample, host: LightHost) -> Non
     assert float(found["elapsedTime"]) >= 0
     assert int(found["cpuUsage"]) > 0
     (kind, port, address), *more = engine.vms[sample.vm_id].displays
-    assert (kind, address, more) == ("vnc", "127.0.0.1", [])
+    assert (kind, address, more) == ("vnc", "192.0.2.10", [])
     shown = ET.fromstring(host.virsh("dumpxml", sample.name)).find("devices/graphics")
     assert shown is not None
     assert shown.get("port") == port
@@ -304,17 +304,17 @@ def test_console_ticket(engine: Engine, sample: Sample, host: LightHost, agent: 
     engine.run_vm(sample.vm_id, sample.xml)
     engine.until(sample.vm_id, "Up")
     engine.poll()
-    port = int(engine.vms[sample.vm_id].displays[0][1])
+    display = engine.vms[sample.vm_id].displays[0]
     secret = "s3cretT1"
-    assert not enters(host, port, secret)
+    assert not enters(host, display, secret)
     engine.call(
         "VM.setTicket", vmID=sample.vm_id, password=secret, ttl="120", existingConnAction="disconnect",
         params={"userName": "admin@internal", "userId": str(uuid.uuid4())},
     )  # fmt: skip
-    assert enters(host, port, secret)
-    assert not enters(host, port, "another")
+    assert enters(host, display, secret)
+    assert not enters(host, display, "another")
     engine.call("VM.setTicket", vmID=sample.vm_id, password=secret, ttl="0", existingConnAction="keep", params={})
-    assert not enters(host, port, secret)
+    assert not enters(host, display, secret)
     assert secret not in agent.log()
     engine.call("Host.setLogLevel", level="DEBUG", name="")
     engine.call("VM.setTicket", vmID=sample.vm_id, password=secret, ttl="1", existingConnAction="keep", params={})
@@ -326,9 +326,10 @@ def test_console_ticket(engine: Engine, sample: Sample, host: LightHost, agent: 
     assert picture(engine.call("VM.screenshot", vmID=sample.vm_id))[:2] in {b"P6", b"\x89P"}
 
 
-def enters(host: LightHost, port: int, password: str) -> bool:
+def enters(host: LightHost, display: tuple[str, str, str], password: str) -> bool:
     """Whether a password opens the display."""
-    viewer = Viewer(connected(host, port))
+    _, port, address = display
+    viewer = Viewer(connected(host, int(port), address))
     try:
         return viewer.enter(password)
     finally:

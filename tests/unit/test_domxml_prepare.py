@@ -140,6 +140,12 @@ def test_the_display_listens_where_the_hosts_displays_do():
     assert (graphics.get("passwd"), graphics.get("passwdValidTo")) == ("*****", "1970-01-01T00:00:01")
 
 
+def test_the_display_listens_on_the_network_that_the_manager_names():
+    traits = replace(KVM, network_addresses={"ovirtmgmt": "198.51.100.4"})
+    root = ET.fromstring(prepare(ENGINE, traits).xml)
+    assert root.find("devices/graphics/listen").attrib == {"type": "address", "address": "198.51.100.4"}
+
+
 def test_a_display_without_a_password_is_closed():
     graphics = tree(changed(' passwd="*****" passwdValidTo="1970-01-01T00:00:01"', "")).find("devices/graphics")
     assert graphics.get("passwdValidTo") == "1970-01-01T00:00:01"

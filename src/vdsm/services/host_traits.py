@@ -71,6 +71,11 @@ class TraitsSource:
             run_dir=paths.run_dir,
             log_dir=paths.log_dir,
             display_address=virt.display_address,
+            network_addresses={
+                name: network.ip.address
+                for name, network in capabilities.network.networks.items()
+                if network.ip.address
+            },
         )
 
     def _emulator_path(self) -> str:

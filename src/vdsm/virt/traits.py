@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vdsm.base.ids import VmId
@@ -16,7 +17,7 @@ class HostTraits:
     ``machines`` are all machine names and aliases that the emulator knows; empty means not known, and then none is
     refused. ``network_filters`` are the names of libvirt's network filters, empty likewise. ``run_dir`` and
     ``log_dir`` are the agent's own; each VM's console socket and log are in their sub-directory ``console``.
-    ``display_address`` is where displays listen.
+    ``display_address`` is where displays listen, but for those on a network whose address is in ``network_addresses``.
     """
 
     domain_type: Literal["kvm", "qemu"]
@@ -30,6 +31,7 @@ class HostTraits:
     run_dir: str = "/run/vdsm"
     log_dir: str = "/var/log/vdsm"
     display_address: str = "127.0.0.1"
+    network_addresses: Mapping[str, str] = field(default_factory=dict)
 
     def console_socket(self, vm_id: VmId, port: int = 0) -> str:
         """The socket of a VM's serial console; further ports have their own."""

@@ -41,6 +41,9 @@ _PLACEHOLDERS: Final = ("OS-NAME:", "OS-VERSION:", "HOST-SERIAL:")
 # A manager's own name of a filter and the one that libvirt ships for the same purpose.
 _FILTERS: Final = {"vdsm-no-mac-spoofing": "no-mac-spoofing"}
 
+# The original defines a network in libvirt for each of a manager's.
+_LIBVIRT_NETWORK: Final = "vdsm-"
+
 
 def lock(graphics: ET.Element) -> None:
     """Give a display a password that nobody knows and that was never valid, so nobody gets in without a ticket."""
@@ -187,14 +190,16 @@ def _adapt_channels(root: ET.Element) -> None:
 
 
 def _adapt_displays(root: ET.Element, traits: HostTraits) -> None:
-    """Displays on a manager's display network listen where this host's do; none is open without a ticket."""
+    """Displays on a manager's network listen at this host's address there; none is open without a ticket."""
     for graphics in root.iterfind("devices/graphics"):
         if graphics.get("type") in {"vnc", "spice"} and not graphics.get("passwd"):
             lock(graphics)
         for listen in graphics.findall("listen"):
-            if listen.get("type") == "network" and listen.get("network", "").startswith("vdsm-"):
+            network = listen.get("network", "")
+            if listen.get("type") == "network" and network.startswith(_LIBVIRT_NETWORK):
+                address = traits.network_addresses.get(network.removeprefix(_LIBVIRT_NETWORK), traits.display_address)
                 listen.attrib.clear()
-                listen.attrib.update(type="address", address=traits.display_address)
+                listen.attrib.update(type="address", address=address)
 
 
 def _adapt_filters(root: ET.Element, traits: HostTraits) -> None:
