@@ -145,6 +145,28 @@ def info(path: str, *, timeout_s: float) -> Header:
     return Header(found.virtual_size, found.backing_filename, found.backing_filename_format, None)
 
 
+def create_qcow2(
+    path: str, virtual_size: int, *, compatibility: str, backing: tuple[str, str] | None, timeout_s: float
+) -> None:
+    """Make an empty qcow2 image at an absolute path, in place of what is in an existing file.
+
+    Args:
+        path: where; its mode is not changed.
+        virtual_size: bytes.
+        compatibility: "0.10" or "1.1", the version of the header.
+        backing: the name that is noted for the file underneath, and its format; it is not opened.
+        timeout_s: seconds that it may take.
+
+    Raises:
+        CommandFailed: qemu-img refused.
+        Unfinished: no end in time.
+    """
+    below = ["-u", "-b", backing[0], "-F", backing[1]] if backing else []
+    # An absolute path cannot be taken for a protocol, whatever colons it has.
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"compat={compatibility}", *below, path, str(virtual_size)]
+    process.run(argv, timeout_s=timeout_s)
+
+
 def _head(path: str, count: int, timeout_s: float) -> bytes:
     argv = ["head", "-c", str(count), "--", path]
     # Bare, as in paths: it ends as soon as the storage answers.

@@ -1,0 +1,73 @@
+"""Steps, carried out on a back end: the metadata's part of every plan.
+
+A journal calls this for one step after the other; a step that may have been carried out already is carried out again.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vdsm.storage.backend import Backend
+from vdsm.storage.ids import VolumeRef
+from vdsm.storage.steps import (
+    Backing,
+    Change,
+    Commit,
+    Delete,
+    GrowData,
+    MakeData,
+    Publish,
+    PurgeImage,
+    Rebase,
+    RemoveImage,
+    ShareTemplate,
+    Step,
+)
+
+
+class DataMover(Protocol):
+    """Who changes what is in images: qemu-img, on prepared paths, with progress and cancel."""
+
+    def commit(self, top: VolumeRef, base: VolumeRef) -> None:
+        """Write a volume's data into its parent's; made again after a crash, it ends the same."""
+
+    def rebase(self, volume: VolumeRef, backing: Backing) -> None:
+        """Let a header name another parent, without looking at any data."""
+
+
+def carry_out(step: Step, backend: Backend, mover: DataMover) -> None:
+    """Do one step.
+
+    Raises:
+        VdsmError: what the back end or the mover raised.
+    """
+    match step:
+        case Commit(top, base):
+            mover.commit(top, base)
+        case Rebase(volume, backing):
+            mover.rebase(volume, backing)
+        case RemoveImage(image):
+            backend.remove_image(image.image_id)
+        case PurgeImage(image):
+            backend.purge_image(image.image_id)
+        case _:
+            _on_volume(step, backend)
+
+
+def _on_volume(step: ShareTemplate | MakeData | Publish | Change | GrowData | Delete, backend: Backend) -> None:
+    match step:
+        case ShareTemplate(template, image):
+            backend.share(template, image.image_id)
+        case MakeData(volume, data):
+            backend.make_data(volume, data)
+        case Publish(volume, metadata):
+            backend.publish(volume, metadata)
+        case Change(volume):
+            before = backend.volume(volume)
+            after = step.changed(before)
+            if after != before:
+                backend.rewrite(volume, after)
+        case GrowData(volume, capacity):
+            backend.grow(volume, capacity)
+        case Delete(volume):
+            backend.delete(volume)

@@ -1,0 +1,405 @@
+"""A file domain, written: the other half of ``backend.Backend`` on a directory, and the making of a domain.
+
+The order of the names in an image's directory is the protocol of a volume's life: data first, then .meta, which makes
+it a volume, then .lease; and away again in the order data, .lease, .meta, so that what a crash leaves is found by its
+.meta and deleted again. Hosts of the original do the same, and either side takes up what the other left.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from vdsm.base.undo import Undo
+from vdsm.storage.access import FileAccess
+from vdsm.storage.backend import Area, LeaseWriter
+from vdsm.storage.errors import (
+    DomainExists,
+    InvalidParameter,
+    NoSuchImage,
+    NoSuchVolume,
+    VolumeExists,
+    WrongBlockSize,
+    WrongFormat,
+)
+from vdsm.storage.files import FileDomainReader, find_domain, told
+from vdsm.storage.formats import leases, tree, xleases
+from vdsm.storage.formats.domain import DomainMetadata, encode_domain
+from vdsm.storage.formats.leases import LeaseRecord
+from vdsm.storage.formats.volume import VolumeMetadata, encode_volume
+from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef
+from vdsm.storage.kinds import Allocation, StorageType, VolumeFormat
+from vdsm.storage.steps import NewData
+
+# QEMU finds out a raw file's alignment by reading its first block, which must not be a hole.
+_FIRST_BLOCK: Final = 4096
+_OLD_COMPATIBILITY: Final = "0.10"
+_COMPATIBILITY: Final = "1.1"
+
+
+class ImageMaker(Protocol):
+    """Who writes image headers: qemu-img."""
+
+    def create_qcow2(
+        self, path: str, capacity: int, *, compatibility: str, backing: str | None, backing_format: str | None
+    ) -> None:
+        """Write the header of an empty image into the file; ``backing`` is only noted, never opened."""
+
+
+class FileArea:
+    """``backend.SharedArea`` on a file of ``dom_md``."""
+
+    def __init__(self, files: FileAccess, path: str, *, direct: bool) -> None:
+        self.path: Final = path
+        self._files: Final = files
+        self._direct: Final = direct
+
+    def size(self) -> int:
+        """See SharedArea."""
+        with told(f"looking at {self.path}"):
+            return self._files.stat(self.path).size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See SharedArea."""
+        with told(f"reading {self.path}"):
+            return self._files.read(self.path, offset=offset, size=length, direct=self._direct)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """See SharedArea."""
+        with told(f"writing {self.path}"):
+            self._files.write_at(self.path, offset, data, direct=self._direct)
+
+    def grow(self, size: int) -> None:
+        """See SharedArea."""
+        if self.size() < size:
+            with told(f"extending {self.path}"):
+                self._files.truncate(self.path, size)
+
+
+class FileBackend(FileDomainReader):
+    """``backend.Backend`` on a directory.
+
+    Args:
+        files: how its files are reached.
+        root: where its file system is mounted.
+        metadata: what the domain says of itself: its version, type and geometry never change while it is open.
+        maker: who writes image headers.
+        lease_writer: who formats leases; None where there are none, on LOCALFS.
+    """
+
+    def __init__(
+        self,
+        files: FileAccess,
+        root: str,
+        metadata: DomainMetadata,
+        maker: ImageMaker,
+        lease_writer: LeaseWriter | None,
+    ) -> None:
+        super().__init__(files, root, metadata.domain_id, direct=metadata.storage_type.is_shared)
+        self._files: Final = files
+        self._version: Final = metadata.version
+        self._shape: Final = metadata.geometry
+        self._maker: Final = maker
+        self._lease_writer: Final = lease_writer
+
+    def write_domain(self, metadata: DomainMetadata) -> None:
+        """See Backend."""
+        if metadata.domain_id != self.domain_id:
+            raise InvalidParameter("storagedomainID", f"is {metadata.domain_id} in the metadata")
+        path = f"{self.path}/{tree.DOM_MD}/{tree.METADATA}"
+        with told(f"writing {path}"):
+            self._files.replace(path, encode_domain(metadata), mode=tree.METADATA_MODE)
+
+    def area(self, area: Area) -> FileArea:
+        """See Backend."""
+        return FileArea(self._files, f"{self.path}/{tree.DOM_MD}/{area.value}", direct=self._direct)
+
+    def share(self, template: VolumeRef, image_id: ImageId) -> None:
+        """See Backend."""
+        target = VolumeRef(self.domain_id, image_id, template.volume_id)
+        if not self._exists(self.meta_path(template)):
+            raise NoSuchVolume(template.volume_id)
+        self._make_image(image_id)
+        with told(f"linking {self.data_path(template)} into image {image_id}"):
+            self._link(self.data_path(template), self.data_path(target))
+            self._link(self.meta_path(template), self.meta_path(target))
+            if self._lease_writer is not None:
+                self._link(self.lease_path(template), self.lease_path(target))
+
+    def make_data(self, volume: VolumeRef, data: NewData) -> None:
+        """See Backend."""
+        if data.format is VolumeFormat.RAW and data.backing is not None:
+            raise WrongFormat("a raw volume cannot stand on another")
+        if self._exists(self.meta_path(volume)):
+            raise VolumeExists(volume.volume_id)
+        self._make_image(volume.image_id)
+        path = self.data_path(volume)
+        self._unlink(path)
+        self._unlink(self.lease_path(volume))
+        with told(f"making {path}"):
+            self._files.create(path, mode=tree.DATA_MODE)
+            if data.format is VolumeFormat.RAW:
+                self._make_raw(path, data)
+            else:
+                self._make_qcow2(path, data)
+            self._files.chmod(path, tree.DATA_MODE)
+            self._files.fsync(path)
+
+    def publish(self, volume: VolumeRef, metadata: VolumeMetadata) -> None:
+        """See Backend."""
+        text = encode_volume(metadata, self._version)
+        if not self._exists(self.data_path(volume)):
+            raise NoSuchVolume(volume.volume_id)
+        self._replace_meta(volume, text)
+        if self._lease_writer is not None:
+            path = self.lease_path(volume)
+            with told(f"making {path}"):
+                self._files.truncate(path, 0, create=True, mode=tree.DATA_MODE)
+            self._lease_writer.write_resource(self._lease(volume))
+
+    def rewrite(self, volume: VolumeRef, metadata: VolumeMetadata) -> None:
+        """See Backend."""
+        text = encode_volume(metadata, self._version)
+        if not self._exists(self.meta_path(volume)):
+            raise NoSuchVolume(volume.volume_id)
+        self._replace_meta(volume, text)
+
+    def grow(self, volume: VolumeRef, size: int) -> None:
+        """See Backend."""
+        now = self.data(volume)
+        if now.apparent >= size:
+            return
+        path = self.data_path(volume)
+        with told(f"extending {path}"):
+            if self.volume(volume).allocation is Allocation.PREALLOCATED:
+                self._files.allocate(path, now.apparent, size - now.apparent)
+            else:
+                self._files.truncate(path, size)
+
+    def delete(self, volume: VolumeRef) -> None:
+        """See Backend."""
+        for path in (self.data_path(volume), self.lease_path(volume), self.meta_path(volume)):
+            self._unlink(path)
+        path = self.image_path(volume.image_id)
+        try:
+            left = self._contents([f"{path}/{name}" for name in self._names(volume.image_id)])
+        except NoSuchImage:
+            return
+        if not left.damaged and not any(image.volumes for image in left.images.values()):
+            halves = [half for half in self.inventory().half_made if half.image_id == volume.image_id]
+            if not halves:
+                self._empty(path)
+
+    def remove_image(self, image_id: ImageId) -> None:
+        """See Backend."""
+        path, aside = self.image_path(image_id), f"{self.images_path}/{tree.removed_name(image_id)}"
+        if not self._exists(path):
+            if self._exists(aside):
+                return
+            raise NoSuchImage(image_id, self.domain_id)
+        # What an earlier image of this id left; nothing of it is needed.
+        self.purge_image(image_id)
+        with told(f"putting {path} aside"):
+            self._files.rename(path, aside)
+
+    def purge_image(self, image_id: ImageId) -> None:
+        """See Backend."""
+        self._empty(f"{self.images_path}/{tree.removed_name(image_id)}")
+
+    def volume_lease(self, volume: VolumeRef) -> LeaseRecord | None:
+        """See Backend."""
+        if not self._exists(self.meta_path(volume)):
+            raise NoSuchVolume(volume.volume_id)
+        return None if self._lease_writer is None else self._lease(volume)
+
+    def prepare(self, image_id: ImageId) -> Mapping[VolumeId, str]:
+        """See Backend. QEMU gets at files through the group, so the group may do what the owner may."""
+        image = self.image(image_id)
+        found = {}
+        for volume_id in sorted({*image.volumes, *image.shared}):
+            path = f"{self.image_path(image_id)}/{volume_id}"
+            with told(f"preparing {path}"):
+                mode = self._files.stat(path).mode
+                wanted = mode | (mode & 0o700) >> 3
+                if wanted != mode:
+                    self._files.chmod(path, wanted)
+            found[volume_id] = path
+        return found
+
+    def teardown(self, image_id: ImageId) -> None:
+        """See Backend: there is nothing to take back."""
+
+    def _lease(self, volume: VolumeRef) -> LeaseRecord:
+        return LeaseRecord(self.domain_id, volume.volume_id, self.lease_path(volume), 0, self._shape)
+
+    def _make_raw(self, path: str, data: NewData) -> None:
+        if data.initial_size is not None and data.allocation is not Allocation.PREALLOCATED:
+            raise InvalidParameter("initialSize", "is for preallocated volumes")
+        self._files.truncate(path, data.capacity)
+        self._files.write_at(path, 0, bytes(min(_FIRST_BLOCK, data.capacity)))
+        if data.allocation is Allocation.PREALLOCATED and data.capacity > _FIRST_BLOCK:
+            self._files.allocate(path, _FIRST_BLOCK, data.capacity - _FIRST_BLOCK)
+
+    def _make_qcow2(self, path: str, data: NewData) -> None:
+        if data.initial_size is not None:
+            raise InvalidParameter("initialSize", "is for block storage")
+        self._maker.create_qcow2(
+            path,
+            data.capacity,
+            compatibility=_COMPATIBILITY if self._version >= 4 else _OLD_COMPATIBILITY,
+            backing=data.backing.volume_id if data.backing else None,
+            backing_format=data.backing.format.qemu if data.backing else None,
+        )
+        if data.allocation is Allocation.PREALLOCATED:
+            end = self._files.stat(path).size
+            end += -end % _FIRST_BLOCK
+            if end < data.capacity:
+                self._files.allocate(path, end, data.capacity - end)
+
+    def _replace_meta(self, volume: VolumeRef, text: bytes) -> None:
+        path = self.meta_path(volume)
+        with told(f"writing {path}"):
+            self._files.replace(path, text, mode=tree.METADATA_MODE)
+
+    def _make_image(self, image_id: ImageId) -> None:
+        path = self.image_path(image_id)
+        if not self._exists(path):
+            with told(f"making {path}"):
+                self._files.mkdir(path, mode=tree.DIRECTORY_MODE)
+
+    def _exists(self, path: str) -> bool:
+        with told(f"looking at {path}"):
+            try:
+                self._files.stat(path)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _link(self, path: str, target: str) -> None:
+        if not self._exists(target):
+            self._files.link(path, target)
+
+    def _unlink(self, path: str) -> None:
+        with told(f"removing {path}"):
+            try:
+                self._files.unlink(path)
+            except FileNotFoundError:
+                return
+
+    def _empty(self, path: str) -> None:
+        """Remove a directory with its files; other hosts may be doing the same."""
+        with told(f"removing {path}"):
+            try:
+                names = self._files.listdir(path)
+            except FileNotFoundError:
+                return
+        # Metadata goes last: by it the volumes would be found again.
+        for name in sorted(names, key=lambda name: (name.endswith(tree.META_SUFFIX), name)):
+            self._unlink(f"{path}/{name}")
+        self._remove_empty(path)
+
+    def _remove_empty(self, path: str) -> None:
+        with told(f"removing {path}"):
+            try:
+                self._files.rmdir(path)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+
+
+def create_domain(
+    files: FileAccess, root: str, metadata: DomainMetadata, lease_writer: LeaseWriter | None, *, now_s: int
+) -> None:
+    """Make a domain in a mounted file system.
+
+    Args:
+        files: how its files are reached.
+        root: where the file system is mounted.
+        metadata: what the domain is to say of itself.
+        lease_writer: who formats the lockspace and the SPM's lease; None on LOCALFS.
+        now_s: whole seconds since the epoch, for the index of external leases.
+
+    Raises:
+        DomainExists: there is a domain already; one file system has at most one.
+        WrongBlockSize: the storage has other sectors.
+        NoSpace, StorageFailed: it could not be made; what was begun is gone again.
+    """
+    present = find_domain(files, root)
+    if present is not None:
+        raise DomainExists(root, present)
+    if (lease_writer is None) is metadata.storage_type.is_shared:
+        raise InvalidParameter("domainType", "leases are for shared storage, and needed there")
+    text = encode_domain(metadata)
+    _check_sectors(files, root, metadata)
+    path = f"{root}/{metadata.domain_id}"
+    with told(f"making the domain {path}"), Undo() as undo:
+        _make(files, path, undo)
+        _make(files, f"{path}/{tree.DOM_MD}", undo)
+        for special in tree.special_files(metadata.storage_type, metadata.version, metadata.geometry):
+            name = f"{path}/{tree.DOM_MD}/{special.name}"
+            files.create(name, mode=special.mode)
+            undo.add(files.unlink, name)
+            if special.fresh_size:
+                files.truncate(name, special.fresh_size)
+            if special.name == tree.XLEASES:
+                _format_index(files, name, metadata, now_s)
+        files.create(f"{path}/{tree.DOM_MD}/{tree.METADATA}", text, mode=tree.METADATA_MODE)
+        undo.add(files.unlink, f"{path}/{tree.DOM_MD}/{tree.METADATA}")
+        _make(files, f"{path}/{tree.IMAGES}", undo)
+        if lease_writer is not None:
+            _format_leases(lease_writer, path, metadata)
+        undo.commit()
+
+
+def remove_domain(files: FileAccess, root: str, domain_id: DomainId) -> None:
+    """Take a domain without images away, also one that was half made; nothing if there is none.
+
+    The metadata goes first, so that what is left is no domain to anybody.
+
+    Raises:
+        StorageFailed: there are images, or something foreign, in it; or the storage refused.
+    """
+    path = f"{root}/{domain_id}"
+    places = [tree.DOM_MD, f"{tree.MASTER}/{tree.VMS}", f"{tree.MASTER}/{tree.TASKS}", tree.MASTER, tree.IMAGES, ""]
+    with told(f"removing the domain {path}"):
+        for directory in (f"{path}/{place}".rstrip("/") for place in places):
+            try:
+                names = files.listdir(directory)
+            except FileNotFoundError:
+                continue
+            if directory.endswith(tree.DOM_MD):
+                for name in sorted(names, key=lambda name: (name != tree.METADATA, name)):
+                    files.unlink(f"{directory}/{name}")
+            files.rmdir(directory)
+
+
+def _check_sectors(files: FileAccess, root: str, metadata: DomainMetadata) -> None:
+    if not metadata.storage_type.is_shared:
+        return
+    with told(f"probing the sectors of {root}"):
+        found = files.probe_block_size(root)
+    if found not in {1, metadata.geometry.block_size}:
+        raise WrongBlockSize(f"the storage has {found}, the domain is to have {metadata.geometry.block_size}")
+    if metadata.storage_type in {StorageType.NFS, StorageType.POSIXFS} and metadata.geometry.block_size != 512:
+        raise WrongBlockSize(f"{metadata.storage_type.value} domains have 512")
+
+
+def _make(files: FileAccess, path: str, undo: Undo) -> None:
+    files.mkdir(path, mode=tree.DIRECTORY_MODE)
+    undo.add(files.rmdir, path)
+
+
+def _format_index(files: FileAccess, path: str, metadata: DomainMetadata, now_s: int) -> None:
+    start = xleases.index_offset(metadata.geometry)
+    files.write_at(path, start, xleases.format_index(metadata.domain_id, now_s, updating=True))
+    ready = xleases.format_index(metadata.domain_id, now_s)
+    files.write_at(path, start, ready[: metadata.geometry.block_size])
+
+
+def _format_leases(writer: LeaseWriter, path: str, metadata: DomainMetadata) -> None:
+    shape, domain_id = metadata.geometry, metadata.domain_id
+    writer.write_lockspace(LeaseRecord(domain_id, "", f"{path}/{tree.DOM_MD}/{tree.IDS}", 0, shape))
+    writer.write_resource(leases.sdm_lease(domain_id, f"{path}/{tree.DOM_MD}/{tree.LEASES}", shape))

@@ -1,0 +1,56 @@
+"""Domains for tests: a file domain in a directory, and what stands in for sanlock where there is none."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+from pathlib import Path
+
+from vdsm.storage.access import FileAccess
+from vdsm.storage.file_backend import FileBackend, create_domain
+from vdsm.storage.formats.domain import DomainMetadata
+from vdsm.storage.formats.leases import LeaseRecord
+from vdsm.storage.ids import DomainId, new_id
+from vdsm.storage.image_maker import QemuImageMaker
+from vdsm.storage.kinds import StorageType
+
+SAMPLE = Path(__file__).parent / "samples" / "storage" / "filedomain-v5.tar.xz"
+SAMPLE_ID = DomainId("5da00001-1001-4000-8000-0000000010ca")
+NOW_S = 1795341752
+
+
+class Areas:
+    """Makes lease areas of the right length without sanlock, and remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.lockspaces: list[LeaseRecord] = []
+        self.resources: list[LeaseRecord] = []
+
+    def write_lockspace(self, lockspace: LeaseRecord) -> None:
+        self.lockspaces.append(lockspace)
+        self._grow(lockspace)
+
+    def write_resource(self, resource: LeaseRecord) -> None:
+        self.resources.append(resource)
+        self._grow(resource)
+
+    def _grow(self, record: LeaseRecord) -> None:
+        with Path(record.path).open("r+b") as file:
+            end = record.offset + record.geometry.alignment
+            if file.seek(0, 2) < end:
+                file.truncate(end)
+
+
+def metadata(kind: StorageType = StorageType.LOCALFS, version: int = 5) -> DomainMetadata:
+    return DomainMetadata(DomainId(new_id()), kind, version, description="a test", remote_path="/somewhere")
+
+
+def file_domain(files: FileAccess, root: Path, described: DomainMetadata, areas: Areas | None = None) -> FileBackend:
+    """Make a file domain and open it."""
+    create_domain(files, str(root), described, areas, now_s=NOW_S)
+    return FileBackend(files, str(root), described, QemuImageMaker(), areas)
+
+
+def unpack_sample(root: Path) -> None:
+    with lzma.open(SAMPLE) as packed, tarfile.open(fileobj=packed) as archive:
+        archive.extractall(root, filter="tar")
