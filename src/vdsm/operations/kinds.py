@@ -16,20 +16,53 @@ What ``undo`` needs and cannot see afterwards, ``do`` puts into the journal firs
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
 from vdsm.base.errors import Failed
 from vdsm.operations.locks import Wants
-
-if TYPE_CHECKING:
-    from vdsm.operations.records import Record
-    from vdsm.operations.run import Run
+from vdsm.operations.records import Note, Record
 
 A = TypeVar("A", bound=Struct)
+
+
+class Run(Protocol):
+    """What a step gets: its operation's memory, progress and stop signs."""
+
+    @property
+    def id(self) -> str:
+        """The operation's id."""
+
+    @property
+    def notes(self) -> dict[str, Note]:
+        """What was remembered, also by earlier steps and before a restart."""
+
+    def remember(self, **notes: Note) -> None:
+        """Put facts into the journal, durably, before what they are needed for is done."""
+
+    def progress(self, fraction: float) -> None:
+        """Say how much of this step is done, 0 to 1."""
+
+    def check(self) -> None:
+        """Be stopped here if that was asked for; long steps call it often.
+
+        Raises:
+            run.Cancelled: the operation is to be undone; not during undo.
+            run.Halted: the operation is to be left as it is. No ``Exception``, so that nobody catches it by chance.
+        """
+
+    def on_stop(self, function: Callable[[], object]) -> AbstractContextManager[None]:
+        """A context: if the operation is to stop while the block runs, ``function`` is called, in another thread.
+
+        For what cannot look by itself, such as a child process. The block then fails somehow, or calls ``check``.
+        """
+
+    def point(self, name: str) -> None:
+        """A place in the middle of a step where tests may kill the process; otherwise it does nothing."""
 
 
 class Policy(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -184,7 +184,7 @@ class Execution:
         self._halted.set()
         self._alarm()
 
-    # What steps use, through Run.
+    # What steps use, through StepRun.
 
     def check(self) -> None:
         """Raise Cancelled or Halted if that was asked for."""
@@ -248,7 +248,7 @@ class Execution:
                 self.check()
                 self._touched = max(self._touched, index + 1)
                 self._point(f"before {steps[index].name}")
-                steps[index].do(Run(self))
+                steps[index].do(StepRun(self))
                 self._point(f"after {steps[index].name}")
             except Exception as error:  # noqa: BLE001 - whatever it is, the operation is turned back
                 self._fail(error)
@@ -280,7 +280,7 @@ class Execution:
             self.check()
             try:
                 self._point(f"before undoing {steps[index].name}")
-                steps[index].undo(Run(self))
+                steps[index].undo(StepRun(self))
                 self._point(f"after undoing {steps[index].name}")
             except Exception as error:
                 log.exception("%s %s cannot be undone", self._record.kind, self._record.id)
@@ -315,46 +315,38 @@ class Execution:
         return min(99, int(100 * done / (sum(weights) or 1.0)))
 
 
-class Run:
-    """What a step gets: its operation's memory, progress and stop signs."""
+class StepRun:
+    """``kinds.Run`` of an execution."""
 
     def __init__(self, execution: Execution) -> None:
         self._execution: Final = execution
 
     @property
     def id(self) -> str:
-        """The operation's id."""
+        """See ``Run.id``."""
         return self._execution.record.id
 
     @property
     def notes(self) -> dict[str, Note]:
-        """What was remembered, also by earlier steps and before a restart."""
+        """See ``Run.notes``."""
         return dict(self._execution.record.notes)
 
     def remember(self, **notes: Note) -> None:
-        """Put facts into the journal, durably, before what they are needed for is done."""
+        """See ``Run.remember``."""
         self._execution.remember(notes)
 
     def progress(self, fraction: float) -> None:
-        """Say how much of this step is done, 0 to 1."""
+        """See ``Run.progress``."""
         self._execution.show(fraction)
 
     def check(self) -> None:
-        """Be stopped here if that was asked for; long steps call it often.
-
-        Raises:
-            Cancelled: the operation is to be undone; not during undo.
-            Halted: the operation is to be left as it is.
-        """
+        """See ``Run.check``."""
         self._execution.check()
 
-    def on_stop(self, function: Callable[[], object]) -> Any:
-        """A context: if the operation is to stop while the block runs, ``function`` is called, in another thread.
-
-        For what cannot look by itself, such as a child process. The block then fails somehow, or calls ``check``.
-        """
+    def on_stop(self, function: Callable[[], object]) -> AbstractContextManager[None]:
+        """See ``Run.on_stop``."""
         return self._execution.alarmed(function)
 
     def point(self, name: str) -> None:
-        """A place in the middle of a step where tests may kill the process; otherwise it does nothing."""
+        """See ``Run.point``."""
         self._execution.reach(name)
