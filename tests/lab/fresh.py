@@ -86,7 +86,12 @@ class FreshHost:
     def enter(self, *argv: str) -> list[str]:
         """The command line that runs ``argv`` inside the host, in the project's directory."""
         project = Path(__file__).resolve().parents[2]
-        return ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-p", "-n", f"--wd={project}", "--", *argv]
+        # Nothing of a "make test" around us: make would hand its flags and ARGS on.
+        unset = [
+            word for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS") for word in ("-u", name)
+        ]
+        entering = ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-p", "-n", f"--wd={project}"]
+        return ["env", *unset, *entering, "--", *argv]
 
     def run(self, *argv: str, check: bool = True) -> str:
         """Run a command inside the host; its output, standard error included."""
