@@ -53,4 +53,4 @@ def file_domain(files: FileAccess, root: Path, described: DomainMetadata, areas:
 
 def unpack_sample(root: Path) -> None:
     with lzma.open(SAMPLE) as packed, tarfile.open(fileobj=packed) as archive:
-        archive.extractall(root, filter="tar")
+        archive.extractall(root)
