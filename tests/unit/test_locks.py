@@ -97,7 +97,7 @@ def test_deadline_is_told_and_names_the_holders() -> None:
     assert behind.settled.wait(20)
     assert behind.held
     refusal = locks.refusal(late)
-    assert (refusal.resources, refusal.holders, refusal.code) == ("image a, image b", "behind, holder", 851)
+    assert (refusal.resources, refusal.holders, refusal.code) == ("image a", "holder", 851)
 
 
 def test_shorter_deadline_that_comes_later_is_not_missed() -> None:

@@ -77,6 +77,7 @@ class Claim:
     held: bool = False
     over: bool = False
     settled: threading.Event = field(default_factory=threading.Event)
+    refusal: Locked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +162,9 @@ class Locks:
             self.release(claim)
 
     def refusal(self, claim: Claim) -> Locked:
-        """The error that says what a claim waited for, and who has it."""
+        """The error that says what a claim waited for, and who has it, or had it at its deadline."""
         with self._changed:
-            others = [use for use in self._uses() if use.resource in claim.wants and use.held]
-        names = ", ".join(sorted({str(use.resource) for use in others}) or map(str, sorted(claim.wants)))
-        owners = ", ".join(sorted({use.owner for use in others})) or "others"
-        return Locked(names, owners, monotonic_s() - claim.since_s)
+            return claim.refusal or self._refusal(claim)
 
     def uses(self) -> list[Use]:
         """Everything that is held or waited for, by resource, in the order of the claims."""
@@ -180,6 +178,12 @@ class Locks:
             for resource in sorted(self._queues)
             for claim in self._queues[resource]
         ]
+
+    def _refusal(self, claim: Claim) -> Locked:
+        others = [use for use in self._uses() if use.resource in claim.wants and use.held]
+        names = ", ".join(sorted({str(use.resource) for use in others}) or map(str, claim.wants))
+        owners = ", ".join(sorted({use.owner for use in others})) or "others"
+        return Locked(names, owners, monotonic_s() - claim.since_s)
 
     def _grant(self, candidates: Iterable[Claim]) -> list[Claim]:
         granted = []
@@ -236,6 +240,7 @@ class Locks:
                 if left > 0:
                     self._changed.wait(left)
                     continue
+                first.refusal = self._refusal(first)
                 granted = self._remove(first)
             first.expired(first)
             _tell(granted)
