@@ -99,9 +99,10 @@ def start(daemon: Daemon) -> Process:
     Raises:
         NotStarted: its program is not there.
     """
+    program = daemon.argv[0]
+    if not shutil.which(program, path=PATH):
+        raise NotStarted(f"{daemon.name}: {program} is not installed")
     argv = _command(daemon)
-    if not shutil.which(argv[0], path=PATH):
-        raise NotStarted(f"{daemon.name}: {argv[0]} is not installed")
     environment = {"PATH": PATH, "LC_ALL": "C.UTF-8", **(daemon.env or {})}
     daemon.output.parent.mkdir(parents=True, exist_ok=True)
     with daemon.output.open("wb") as output:
@@ -152,7 +153,10 @@ def tail(path: Path, lines: int = 15) -> str:
 
 
 def _command(daemon: Daemon) -> list[str]:
-    """The command with setpriv (util-linux, on every Debian) in front, which changes the user in the child itself."""
+    """The command with setpriv (util-linux, on every Debian) in front, which changes the user in the child itself.
+
+    When we are killed in these very milliseconds, nobody would ever end the daemon: so it does not begin then.
+    """
     privileges = ["setpriv"]
     if daemon.identity:
         groups = ",".join(str(gid) for gid in sorted({daemon.identity.gid, *daemon.identity.groups}))
@@ -160,7 +164,9 @@ def _command(daemon: Daemon) -> list[str]:
         privileges += ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
     if daemon.dies_with_us:
         privileges += ["--pdeathsig", "TERM"]
-    command = [*privileges, "--", *daemon.argv] if len(privileges) > 1 else list(daemon.argv)
+    orphan_ends = ["sh", "-c", '[ "$PPID" -eq "$1" ] && shift && exec "$@"', "sh", str(os.getpid())]
+    command = [*privileges, "--"] if len(privileges) > 1 else []
+    command += [*orphan_ends, *daemon.argv]
     if daemon.visible_project is None:
         return command
     # The project may lie where the daemon's user cannot reach it (/root): show it elsewhere, in a mount namespace
