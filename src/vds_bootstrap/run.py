@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import uuid
 from typing import TYPE_CHECKING, Final
 
 from vds_bootstrap import demo, guest, setup
@@ -85,9 +86,10 @@ def _show(layout: Layout, progress: Progress, host: Host) -> Demo:
     disk = demo.make_disk(layout)
     host.remember_files([disk])
     with progress.step(f"Starting the VM {demo.NAME}"):
-        vm_id = str(host.api.post("/vms", demo.description(tiny, disk))["vm_id"])
+        vm_id = str(uuid.uuid4())  # ours, so that it is known before there is a VM
         host.remember_machine(vm_id)
         host.remember_files([layout.log_dir / "console" / f"{vm_id}.log"])
+        host.api.post("/vms", {**demo.description(tiny, disk), "vm_id": vm_id})
     with progress.step("Waiting for the guest's console") as outcome:
         console_s = demo.wait_for_console(host.api, layout, vm_id, tiny)
         outcome.say(f'it says "{tiny.marker} {demo.NAME}", {progress.elapsed_s():.1f} s after make run began')

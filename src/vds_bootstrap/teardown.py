@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DAEMON_PATIENCE_S = 10.0
 MACHINE_PATIENCE_S = 8.0
+# libvirt may be at work on a start when the agent ends; its QEMU appears within this time.
+APPEAR_S = 2.0
 
 
 @dataclass
@@ -62,6 +64,7 @@ def take_down(state: State, progress: Progress) -> list[str]:
         with progress.step("Stopping the agent"):
             left += _stop_processes(reversed_unique(state.daemons))
     left += _stop_libvirt(state, progress)
+    left += _stop_qemus(state)
     for name in reversed(state.files):
         _remove(Path(name))
     for node in state.nodes:
@@ -82,14 +85,18 @@ def _stop_machines(state: State) -> list[str]:
             api.delete(f"/vms/{vm_id}")
         except ApiError as error:
             if error.status == 0:
+                wait_until(lambda: bool(_qemus(state)), APPEAR_S)
                 break
-    ids = set(state.machines)
+    wait_until(lambda: not _qemus(state) or not api.is_ready(), MACHINE_PATIENCE_S)
+    return _stop_qemus(state)
 
-    def running() -> list[hypervisor.Machine]:
-        return [machine for machine in hypervisor.machines() if machine.uuid in ids]
 
-    wait_until(lambda: not running() or not api.is_ready(), MACHINE_PATIENCE_S)
-    return [machine.name for machine in running() if not machine.process.stop(MACHINE_PATIENCE_S)]
+def _qemus(state: State) -> list[hypervisor.Machine]:
+    return [machine for machine in hypervisor.machines() if machine.uuid in state.machines]
+
+
+def _stop_qemus(state: State) -> list[str]:
+    return [machine.name for machine in _qemus(state) if not machine.process.stop(MACHINE_PATIENCE_S)]
 
 
 def _stop_processes(processes: list[Process]) -> list[str]:

@@ -90,6 +90,15 @@ def test_ctrl_c_while_the_guest_boots_leaves_nothing(host: FreshHost) -> None:
     assert_nothing_left(host, mounts)
 
 
+def test_killed_while_libvirt_starts_the_vm_it_leaves_nothing(host: FreshHost) -> None:
+    mounts = host.mounts()
+    run = MakeRun(host)
+    eventually(lambda: "Starting the VM demo" in run.text(), "the VM is asked for")
+    os.kill(run.runner(), signal.SIGKILL)
+    run.wait_end()
+    assert_nothing_left(host, mounts)
+
+
 def test_second_one_at_the_same_time_is_refused(host: FreshHost) -> None:
     mounts = host.mounts()
     run = MakeRun(host)
