@@ -11,6 +11,7 @@ All of it is gone after the block, and with the process, even when that is kille
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ PORT: Final = 54321
 _PATIENCE_S: Final = 60.0
 _PLACE: Final = Path("/tmp")  # short: sockets are below it
 _PREFIX: Final = "vh-"
+_YOUNG_S: Final = 60.0
 _QEMU_CONF: Final = """user = "root"
 group = "root"
 dynamic_ownership = 0
@@ -360,10 +363,13 @@ class Hosts:
 
     def __enter__(self) -> Self:
         libvirt.registerErrorHandler(lambda *_: None, None)  # what it prints is raised, too
+        _sweep()
         with contextlib.ExitStack() as undo:
             self.directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_PLACE))
             self.directory.chmod(0o755)
             undo.callback(_janitor(self.directory))
+            lock = undo.enter_context((self.directory / "lock").open("wb"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
             self.spawner = Spawner()
             undo.callback(self.spawner.close)
             self.lan = Lan(self.spawner, self.directory / "lan.log", self.options.networks)
@@ -430,6 +436,16 @@ class Hosts:
         """Copy every host's logs to a directory."""
         for host in self._hosts:
             host.keep_logs(target / host.name)
+
+
+def _sweep() -> None:
+    """Remove the directories of labs whose process and janitor were killed together."""
+    for place in _PLACE.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (place / "lock").open("rb") as lock:
+            if time.time() - place.stat().st_mtime < _YOUNG_S:
+                continue  # perhaps it is just about to take its lock
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _janitor(directory: Path) -> Callable[[], None]:

@@ -92,8 +92,9 @@ def test_each_is_a_host_of_its_own(pair: Hosts) -> None:
         host.run("echo mine >/etc/vdsm/mark; echo mine >/etc/lab-mark")
         assert "lab-mark" not in other.run(["ls", "/etc"]) + other.run(["ls", "/etc/vdsm"])
         host.run("rm /etc/vdsm/mark /etc/lab-mark")
-    users = one.run(["ps", "-eo", "user:20,args"])
-    assert any(line.startswith("vdsm ") and line.endswith("-m vdsm") for line in users.splitlines()), users
+    agent, helper = (_text(Path(f"/proc/{one.pid_of(name)}/status")) for name in ("vdsmd", "supervdsmd"))
+    assert f"\nUid:\t{one.run(['id', '-u', 'vdsm']).strip()}\t" in agent
+    assert "\nUid:\t0\t" in helper
     assert one.run(["getent", "hosts", two.name]).split()[0] == two.address
 
 
