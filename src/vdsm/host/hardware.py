@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from vdsm.base.errors import VdsmError
 from vdsm.privileged.calls import Hardware
 from vdsm.system import sysfs
 
 log = logging.getLogger(__name__)
+
+HWRNG: Final = Path("/dev/hwrng")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,10 @@ def has_iommu() -> bool:
 
 
 def rng_sources() -> tuple[str, ...]:
-    """Sources for guests' random numbers: "random" is every kernel's, "hwrng" needs a working generator."""
+    """Sources for guests' random numbers: "random" is every kernel's, "hwrng" needs a generator and its device."""
     current = sysfs.read_text("class/misc/hw_random/rng_current")
-    return ("random",) if current in {None, "", "none"} else ("hwrng", "random")
+    works = current not in {None, "", "none"} and HWRNG.exists()
+    return ("hwrng", "random") if works else ("random",)
 
 
 class HbaSource:
