@@ -30,8 +30,10 @@ def bindfs() -> Program:
     Raises:
         ProgramFailed: apt could not deliver it.
     """
-    root, library = _unpacked("bindfs"), _unpacked("libfuse2")
-    folders = ":".join(str(library / folder) for folder in _LIBRARIES)
+    root = _unpacked("bindfs")
+    archive = next((CACHE / "packages").glob("bindfs_*.deb"))
+    libraries = [_unpacked(name) for name in packages.dependencies(archive) if name.startswith("libfuse")]
+    folders = ":".join(str(library / folder) for library in libraries for folder in _LIBRARIES)
     return Program(root / "usr/bin/bindfs", {"LD_LIBRARY_PATH": folders})
 
 
