@@ -144,6 +144,7 @@ class SocketPort(Port):
         self._socket.close()
         for path in (self.here, self.there):
             path.unlink(missing_ok=True)
+        self.here.parent.rmdir()
 
 
 class OutsidePort:
@@ -212,7 +213,7 @@ class Fabric:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         self._selector.register(self._wake_in, selectors.EVENT_READ, None)
-        self._new: collections.deque[Port] = collections.deque()
+        self._todo: collections.deque[Callable[[], object]] = collections.deque()
         self._thread = threading.Thread(target=self._run, name="lab-fabric", daemon=True)
         self._thread.start()
 
@@ -224,20 +225,29 @@ class Fabric:
 
     def watch(self, port: Port) -> None:
         """Begin to take frames from a port."""
-        self._new.append(port)
-        os.write(self._wake_out, b"w")
+        self._do(lambda: self._selector.register(port.fd, selectors.EVENT_READ, port))
+
+    def clear(self) -> None:
+        """Take all networks away; who is still plugged in is alone."""
+        done = threading.Event()
+        self._do(self._drop)
+        self._do(done.set)
+        if not done.wait(30):
+            raise RuntimeError("the lab's switches do not answer")
 
     def close(self) -> None:
         """Stop the thread and close every port."""
+        self.clear()
         self._stopped = True
         os.write(self._wake_out, b"w")
         self._thread.join(timeout=30)
         self._selector.close()
-        for network in self.networks.values():
-            for port in network.ports:
-                port.close()
         for fd in (self._wake_in, self._wake_out):
             os.close(fd)
+
+    def _do(self, what: Callable[[], object]) -> None:
+        self._todo.append(what)
+        os.write(self._wake_out, b"w")
 
     # -- in the thread
 
@@ -245,8 +255,10 @@ class Fabric:
         while not self._stopped:
             timeout_s = max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
             for key, events in self._selector.select(timeout_s):
+                if self._selector.get_map().get(key.fd) is not key:
+                    continue  # closed since
                 if key.data is None:
-                    self._admit()
+                    self._catch_up()
                     continue
                 if events & selectors.EVENT_WRITE:
                     self._flush(key.data)
@@ -256,12 +268,19 @@ class Fabric:
             while self._later and self._later[0][0] <= now:
                 heapq.heappop(self._later)[2]()
 
-    def _admit(self) -> None:
+    def _catch_up(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_in, 4096)
-        while self._new:
-            port = self._new.popleft()
-            self._selector.register(port.fd, selectors.EVENT_READ, port)
+        while self._todo:
+            self._todo.popleft()()
+
+    def _drop(self) -> None:
+        self._later.clear()
+        for network in self.networks.values():
+            for port in network.ports:
+                self._selector.unregister(port.fd)
+                port.close()
+        self.networks.clear()
 
     def _take(self, port: Port) -> None:
         for _ in range(_BURST):

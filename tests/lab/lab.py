@@ -64,7 +64,6 @@ class Lab:
         self._slots: dict[Node, IO[bytes]] = {}
         self._template: Template | None = None
         self._project: Path | None = None
-        self._count = 0
 
     def __enter__(self) -> Self:
         sweep()
@@ -105,9 +104,9 @@ class Lab:
         template = self.template()
         made: list[Node] = []
         for index in range(count):
-            self._count += 1
-            name = names[index] if names else f"node{self._count}"
-            node = Node(name, self.directory / f"{self._count}-{name}", template, self._project_disk(), self.spawner)
+            number = len(self.running) + 1
+            name = names[index] if names else f"node{number}"
+            node = Node(name, self.directory / f"{number}-{name}", template, self._project_disk(), self.spawner)
             self.running.append(node)
             self._slots[node] = held[index]
             node.clone()
@@ -160,12 +159,15 @@ class Lab:
         return Disk(spec.name, path, spec.size, journal if spec.journal else None)
 
     def end_nodes(self) -> None:
-        """Power off all nodes for good; their slots are free then."""
+        """Power off all nodes for good; their disks and networks go, too, and their slots are free then."""
         for node in self.running:
             node.power_off()
             self._slots.pop(node).close()
             shutil.rmtree(node.directory, ignore_errors=True)
         self.running.clear()
+        for folder in self.directory.glob("disk-*"):
+            shutil.rmtree(folder)
+        self.fabric.clear()
 
     def template(self) -> Template:
         """The template; image and template are built when they are not there."""
@@ -184,7 +186,7 @@ class Lab:
         for node in self.running:
             folder = target / node.name
             folder.mkdir(parents=True, exist_ok=True)
-            for path in (*node.directory.glob("*.log"), *node.directory.glob("console.log")):
+            for path in node.directory.glob("*.log"):
                 shutil.copy2(path, folder / path.name)
             try:
                 said = node.start(_INQUEST, timeout_s=_LOG_S).wait(_LOG_S, check=False).output
