@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from vdsm.base.errors import AlreadyExists
 from vdsm.operations.kinds import Kind, Kinds, Policy, Run, Step
 from vdsm.operations.locks import Mode, Resource, Wants
 
@@ -24,6 +25,7 @@ class Thing(msgspec.Struct, frozen=True):
     root: str
     name: str
     fails_at: str = ""
+    old: str | None = None
 
     def path(self, *parts: str) -> Path:
         return Path(self.root, *parts)
@@ -76,15 +78,15 @@ def make_steps(thing: Thing) -> list[Step]:
         thing.path("shared", thing.name).unlink(missing_ok=True)
 
     def enter(run: Run) -> None:
-        if "old" not in run.notes:
+        if thing.old is None and "old" not in run.notes:
             run.remember(old=catalogue.read_text())
         run.point("the old catalogue is remembered")
-        swap(catalogue, f"{run.notes['old']}{thing.name}\n", run)
+        swap(catalogue, f"{run.notes['old'] if thing.old is None else thing.old}{thing.name}\n", run)
 
     def leave(run: Run) -> None:
         thing.path("catalogue.new").unlink(missing_ok=True)
-        if "old" in run.notes:
-            swap(catalogue, str(run.notes["old"]), run)
+        if thing.old is not None or "old" in run.notes:
+            swap(catalogue, thing.old if thing.old is not None else str(run.notes["old"]), run)
 
     def write_meta(run: Run) -> None:
         swap(home / "meta", f"legal {thing.name}\n", run)
@@ -139,14 +141,23 @@ def delete_steps(thing: Thing) -> list[Step]:
 
 
 def wants(thing: Thing) -> Wants:
-    return [(Resource("thing", thing.name), Mode.EXCLUSIVE), (Resource("catalogue", thing.root), Mode.SHARED)]
+    return [(Resource("thing", thing.name), Mode.EXCLUSIVE), (Resource("catalogue", thing.root), Mode.EXCLUSIVE)]
+
+
+def look(thing: Thing) -> Thing:
+    old = thing.path("catalogue").read_text()
+    if thing.name in old.splitlines():
+        raise AlreadyExists("thing", thing.name)
+    return msgspec.structs.replace(thing, old=old)
 
 
 MAKE = Kind("make", 1, Thing, make_steps, wants)
-MAKE_ON = Kind("make on", 1, Thing, make_steps, wants, Policy.RESUME)
+MAKE_ON = Kind("make on", 1, Thing, make_steps, wants, policy=Policy.RESUME)
+MAKE_SEEING = Kind("make seeing", 1, Thing, make_steps, wants, look)
+MAKE_ON_SEEING = Kind("make on seeing", 1, Thing, make_steps, wants, look, Policy.RESUME)
 DELETE = Kind("delete", 1, Thing, delete_steps, wants)
-PURGE = Kind("purge", 1, Thing, delete_steps, wants, Policy.FINISH)
-KINDS = Kinds([MAKE, MAKE_ON, DELETE, PURGE])
+PURGE = Kind("purge", 1, Thing, delete_steps, wants, policy=Policy.FINISH)
+KINDS = Kinds([MAKE, MAKE_ON, MAKE_SEEING, MAKE_ON_SEEING, DELETE, PURGE])
 
 
 def furnish(root: Path, *names: str) -> None:

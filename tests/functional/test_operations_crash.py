@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 HARNESS = Path(__file__).with_name("crash_harness.py")
-# The whole square of kills and kills of the recovery takes minutes; every seventh of them always runs.
-STRIDE = 1 if os.environ.get("VDSM_EXHAUSTIVE") else 7
+# The whole square of kills and kills of the recovery takes minutes; every thirteenth of them always runs.
+STRIDE = 1 if os.environ.get("VDSM_EXHAUSTIVE") else 13
 
 
 def harness(base: Path, kind: str, stride: int) -> subprocess.CompletedProcess[str]:
@@ -26,6 +26,8 @@ def harness(base: Path, kind: str, stride: int) -> subprocess.CompletedProcess[s
     [
         ("make", "before", "after"),  # undone, but for the kills after the last record
         ("make on", "after", "before"),  # finished, but for the kills before the first record
+        ("make seeing", "before", "after"),  # the same, for what is planned under the locks
+        ("make on seeing", "after", "before"),
         ("delete", "after", "before"),  # finished from the record of the step without a way back
         ("purge", "after", "before"),
     ],

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from toy_operations import DELETE, KINDS, MAKE, MAKE_ON, PURGE, Thing, furnish, tree
+from toy_operations import DELETE, KINDS, MAKE, MAKE_ON, MAKE_ON_SEEING, MAKE_SEEING, PURGE, Thing, furnish, tree
 from vdsm.base.clock import monotonic_s, sleep_s
 from vdsm.base.errors import AlreadyExists, BadParameter, Busy, Failed, Recovering, Unfinished, WrongState
 from vdsm.operations.journal import MemoryJournal
@@ -34,6 +34,10 @@ ID = "5b0f8a3e-0000-4000-8000-00000000000{}"
 
 class Empty(msgspec.Struct, frozen=True):
     pass
+
+
+class Count(msgspec.Struct, frozen=True):
+    number: int = 0
 
 
 class Bench:
@@ -334,6 +338,53 @@ def test_resumed_and_then_cancelled_undoes_what_may_have_been_touched(bench: Ben
     assert bench.calls == ["undo two", "undo one"]
 
 
+def test_decides_under_its_locks_what_it_will_do(bench: Bench) -> None:
+    held: list[bool] = []
+
+    def look(given: Count) -> Count:
+        held.append(bench.locks.uses()[0].held)
+        return Count(3)
+
+    kind = Kind(
+        "count", 1, Count, lambda count: [bench.step(str(number)) for number in range(count.number)],
+        lambda _: [(Resource("a", "b"), Mode.SHARED)], look,
+    )  # fmt: skip
+    running = bench.start(kind)
+    view = ended(running, running.submit(kind, Count()))
+    assert (view.phase, held, bench.calls) == (Phase.DONE, [True], ["do 0", "do 1", "do 2"])
+    assert [(item.steps, bytes(item.arguments)) for item in bench.records()] == [(("0", "1", "2"), b'{"number":3}')]
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_what_is_refused_when_it_looks_was_never_begun(bench: Bench, policy: Policy) -> None:
+    def look(_: Empty) -> Empty:
+        raise AlreadyExists("volume", "x")
+
+    kind = bench.kind(bench.step("one"), decide=look, policy=policy)
+    running = bench.start(kind)
+    view = ended(running, running.submit(kind, Empty()))
+    assert (view.phase, view.fault and view.fault.code, bench.calls) == (Phase.UNDONE, 4, [])
+    assert bench.start(kind).get(view.id) == view
+
+
+@pytest.mark.parametrize(
+    ("policy", "phase"), [(Policy.UNDO, Phase.UNDONE), (Policy.RESUME, Phase.DONE), (Policy.FINISH, Phase.DONE)]
+)
+def test_interrupted_before_it_was_decided(bench: Bench, policy: Policy, phase: Phase) -> None:
+    gate = Gate(looks=False)
+
+    def look(given: Empty) -> Empty:
+        gate.reached.set()
+        assert gate.open.wait(20)
+        return given
+
+    kind = bench.kind(bench.step("one"), decide=look, policy=policy)
+    ident = interrupted(bench, kind, gate)
+    assert [(item.decided, item.steps) for item in bench.records()] == [(False, ())]
+    assert bench.start(kind).wait(ident, 20).phase is phase
+    assert bench.calls == (["do one"] if phase is Phase.DONE else [])
+
+
 def test_notes_survive(bench: Bench) -> None:
     gate = Gate()
     found: list[object] = []
@@ -496,7 +547,9 @@ def cancelled_at(turn: int, kind: Kind[Thing], root: Path) -> tuple[Phase, int]:
     return phase, len(passed)
 
 
-@pytest.mark.parametrize("kind", [MAKE, MAKE_ON, DELETE, PURGE], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [MAKE, MAKE_ON, MAKE_SEEING, MAKE_ON_SEEING, DELETE, PURGE], ids=lambda kind: kind.name
+)
 def test_cancelled_at_every_point_it_is_before_or_after(tmp_path: Path, kind: Kind[Thing]) -> None:
     turn = 0
     while True:

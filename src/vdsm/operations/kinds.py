@@ -5,6 +5,9 @@ and the resources to be locked. On disk there are only the kind's name and versi
 the registry that is given to ``Operations`` leads from there back to code. When the steps or arguments of a kind
 change, it gets a new version, and the old one stays registered until no host can have a record of it.
 
+What has to be done often depends on what is there. Such a kind has a ``decide``: it looks once the locks are held, and
+what it finds becomes part of the arguments in the journal, so that the plan still is a function of them alone.
+
 A step is two functions, ``do`` and ``undo``, both idempotent:
 
 - ``do`` may find its work done, half done or not begun, and leaves it done, durably.
@@ -117,6 +120,9 @@ class Kind(Generic[A]):
         arguments: the type of the arguments; secrets have no place in it, as it goes to the disk.
         plan: the steps; a pure function of the arguments.
         wants: what is locked from before the first step until the operation is settled.
+        decide: called once what it wants is locked: looks at the present state, changes nothing, refuses what cannot be
+            done by raising a VdsmError, and returns the arguments with what it found or decided filled in. ``plan`` and
+            the journal then get those. None when the arguments say everything.
         policy: what becomes of it when it does not run through.
         lock_timeout_s: seconds to wait for the locks.
     """
@@ -126,6 +132,7 @@ class Kind(Generic[A]):
     arguments: type[A]
     plan: Callable[[A], Sequence[Step]]
     wants: Callable[[A], Wants] = no_locks
+    decide: Callable[[A], A] | None = None
     policy: Policy = Policy.UNDO
     lock_timeout_s: float = 120.0
 

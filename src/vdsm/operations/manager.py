@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -145,19 +146,21 @@ class Operations:
             raise ValueError(msg)
         if operation_id is not None and not _ID.fullmatch(operation_id):
             raise BadParameter("operation_id", f"must be a UUID, is {operation_id!r:.80}")
-        plan = Plan(tuple(kind.plan(arguments)), kind.policy)
+        raw = msgspec.Raw(msgspec.json.encode(arguments))
+        plan = Plan((), kind.policy) if kind.decide else _planned(kind, raw)
         wants = tuple((want.namespace, want.name, str(mode)) for want, mode in kind.wants(arguments))
         record = Record(
             id=operation_id or str(uuid.uuid4()),
             kind=kind.name,
             version=kind.version,
-            arguments=msgspec.Raw(msgspec.json.encode(arguments)),
+            arguments=raw,
             steps=tuple(step.name for step in plan.steps),
+            decided=kind.decide is None,
             wants=wants,
             begun=now_utc().isoformat(timespec="microseconds"),
             flow=logs.flow_id.get(),
         )
-        entry = _Entry(self._execution(record, plan, fresh=True), kind)
+        entry = _Entry(self._execution(record, plan, kind, fresh=True), kind)
         self._register(entry)
         try:
             self._journal.write(record)
@@ -318,23 +321,26 @@ class Operations:
         with self._lock:
             self._entries.pop(operation_id, None)
 
-    def _execution(self, record: Record, plan: Plan, *, fresh: bool = False) -> Execution:
-        return Execution(record, plan, self._journal, fresh=fresh, point=self._point, changed=self._changed)
+    def _execution(self, record: Record, plan: Plan, kind: Kind[Any] | None, *, fresh: bool = False) -> Execution:
+        decide = partial(_decided, kind) if kind is not None else None
+        return Execution(
+            record, plan, self._journal, fresh=fresh, decide=decide, point=self._point, changed=self._changed
+        )
 
     def _entry_of(self, record: Record) -> _Entry:
         """A journaled operation, with its plan if this agent can make it."""
         try:
             kind = self._kinds.of(record)
-            plan = Plan(tuple(kind.plan(msgspec.json.decode(record.arguments, type=kind.arguments))), kind.policy)
+            plan = _planned(kind, record.arguments) if record.decided else Plan((), kind.policy)
             if tuple(step.name for step in plan.steps) != record.steps:
                 raise Unsettled(f"operation {record.id}", f"the steps of {record.kind} are others now")
         except (VdsmError, msgspec.DecodeError) as error:
-            entry = _Entry(self._execution(record, Plan((), Policy.UNDO)), None)
+            entry = _Entry(self._execution(record, Plan((), Policy.UNDO), None), None)
             if record.phase not in SETTLED:
                 entry.execution.stalled = str(error)
                 log.error("%s", error)  # noqa: TRY400 - the text says all
             return entry
-        return _Entry(self._execution(record, plan), kind)
+        return _Entry(self._execution(record, plan, kind), kind)
 
     def _stand_in_line(self, entry: _Entry, *, timeout_s: float | None) -> None:
         record = entry.execution.record
@@ -384,6 +390,18 @@ class Operations:
             log.exception("the record of operation %s stays in the journal", operation_id)
         else:
             self._drop(operation_id)
+
+
+def _planned(kind: Kind[Any], arguments: msgspec.Raw) -> Plan:
+    """The plan of a kind for arguments as the journal has them: now, and whenever it is read."""
+    return Plan(tuple(kind.plan(msgspec.json.decode(arguments, type=kind.arguments))), kind.policy)
+
+
+def _decided(kind: Kind[Any], arguments: msgspec.Raw) -> tuple[msgspec.Raw, Plan]:
+    """Have the kind look and decide; the full arguments and their plan."""
+    given = msgspec.json.decode(arguments, type=kind.arguments)
+    full = msgspec.Raw(msgspec.json.encode(kind.decide(given) if kind.decide else given))
+    return full, _planned(kind, full)
 
 
 def _words(record: Record) -> tuple[str, str, Phase]:

@@ -58,7 +58,8 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         id: the operation's id.
         kind: the name of its kind; the registry says what that does.
         version: the version of the kind.
-        arguments: the kind's arguments, as JSON.
+        arguments: the kind's arguments, as JSON; once it is decided, with what was decided.
+        decided: whether the kind has looked at the present state, under the locks, and the steps are known.
         steps: the names of its steps, so that another plan is noticed.
         wants: what it locks: namespace, name, mode.
         begun: wall time, for people.
@@ -78,6 +79,7 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: int
     arguments: Raw
     steps: tuple[str, ...]
+    decided: bool = True
     wants: tuple[tuple[str, str, str], ...] = ()
     begun: str
     flow: str = ""

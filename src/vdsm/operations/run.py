@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+from msgspec import Raw
 
 from vdsm.base.errors import Rejected, VdsmError, WrongState
 from vdsm.operations.journal import JournalStore
@@ -65,7 +66,8 @@ class Plan:
 class Execution:
     """One operation; ``perform`` runs in one thread, everything else may be called from any.
 
-    ``fresh`` is one that has just been made up; any other may have been interrupted in the middle of a step.
+    ``fresh`` is one that has just been made up; any other may have been interrupted in the middle of a step. ``decide``
+    is for one whose kind still has to look: it gives the full arguments and their plan.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class Execution:
         journal: JournalStore,
         *,
         fresh: bool,
+        decide: Callable[[Raw], tuple[Raw, Plan]] | None = None,
         point: Callable[[str], None],
         changed: Callable[[OperationView], None],
     ) -> None:
         self._record = record
-        self._plan: Final = plan
+        self._plan = plan
+        self._decide: Final = decide
         self._journal: Final = journal
         self._point: Final = point
         self._changed: Final = changed
@@ -145,7 +149,8 @@ class Execution:
                 self._save(phase=Phase.UNDOING, reached=self._touched, fault=_INTERRUPTED)
             self._interrupted = False
             if self._record.phase in {Phase.RUNNING, Phase.UNFINISHED}:
-                self._forward()
+                if self._is_decided():
+                    self._forward()
             else:
                 self._back()
 
@@ -238,6 +243,22 @@ class Execution:
         for function in alarms:
             function()
 
+    def _is_decided(self) -> bool:
+        """See to it that there is a plan; False when that was refused, and the operation has ended."""
+        if self._record.decided or self._decide is None:
+            return True
+        try:
+            self.check()
+            self._point("before deciding")
+            arguments, plan = self._decide(self._record.arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing was begun
+            self._log_failure(error)
+            self._save(phase=Phase.UNDONE, fault=fault_of(error), cancelled=isinstance(error, Cancelled))
+            return False
+        self._save(arguments=arguments, steps=tuple(step.name for step in plan.steps), decided=True)
+        self._plan = plan
+        return True
+
     def _forward(self) -> None:
         if self._record.phase is Phase.UNFINISHED:
             self._save(phase=Phase.RUNNING, fault=None)
@@ -259,17 +280,20 @@ class Execution:
         self._save(phase=Phase.DONE, reached=len(steps), fault=None)
 
     def _fail(self, error: Exception) -> None:
-        record = self._record
+        self._log_failure(error)
         fault = fault_of(error)
-        if isinstance(error, VdsmError | OSError):
-            log.warning("%s %s failed: %s", record.kind, record.id, error)
-        else:
-            log.error("%s %s failed", record.kind, record.id, exc_info=error)
-        if self._plan.forward_only(record.reached):
+        if self._plan.forward_only(self._record.reached):
             self._save(phase=Phase.UNFINISHED, fault=fault)
             return
         self._save(phase=Phase.UNDOING, reached=self._touched, fault=fault, cancelled=isinstance(error, Cancelled))
         self._back()
+
+    def _log_failure(self, error: Exception) -> None:
+        record = self._record
+        if isinstance(error, VdsmError | OSError):
+            log.warning("%s %s failed: %s", record.kind, record.id, error)
+        else:
+            log.error("%s %s failed", record.kind, record.id, exc_info=error)
 
     def _back(self) -> None:
         if self._record.phase is Phase.HALF_UNDONE:
