@@ -8,12 +8,13 @@ import os
 import re
 import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from needs import needs
+from needs import needs, require
 from storage_domains import NOW_S, SAMPLE_ID, Areas, file_domain, metadata, unpack_sample
 from vdsm.base.errors import VdsmError
 from vdsm.storage import plans
@@ -28,6 +29,7 @@ from vdsm.storage.errors import (
     NoSpace,
     NoSuchDomain,
     StorageFailed,
+    VolumeNotMade,
     WrongBlockSize,
 )
 from vdsm.storage.executor import carry_out
@@ -479,6 +481,57 @@ def test_full_file_system_at_each_write_leaves_no_half_volume_that_anybody_sees(
             break
     assert refused == 2  # the parent's metadata, then the new file: after that there was room
     assert good.volume(base).kind is VolumeKind.INTERNAL
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A real file system with room for one empty qcow2 image and some metadata."""
+    require("root")
+    root = tmp_path / "small"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=320k", "small", str(root)], check=True, timeout=30)
+    yield root
+    subprocess.run(["umount", "-l", str(root)], check=True, timeout=30)
+
+
+def test_file_system_that_is_really_full_refuses_and_goes_on(small: Path) -> None:
+    backend = file_domain(LocalFiles(), small, metadata())
+    base = add(backend, "a", 1, MIB)
+    for facts in ({}, {"format": VolumeFormat.RAW, "allocation": Allocation.PREALLOCATED}):
+        with pytest.raises(NoSpace) as refused:
+            add(backend, "b", 1, MIB, **facts)
+        assert refused.value.code == 397
+    found = backend.inventory()
+    assert found.images[base.image_id] == (base.volume_id,)
+    assert [half.volume_id for half in found.half_made] == [volume("b", 1)]
+    assert backend.images().damaged == {}
+    backend.delete(found.half_made[0])
+    add(backend, "b", 1, MIB, format=VolumeFormat.RAW)
+    assert backend.inventory().half_made == ()
+
+
+def test_file_system_that_is_read_only_refuses_and_is_read(small: Path) -> None:
+    backend = file_domain(LocalFiles(), small, metadata())
+    base = add(backend, "a", 1, MIB)
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True, timeout=30)
+    assert backend.space().read_only
+    described = backend.volume(base)
+    for change in (
+        lambda: add(backend, "b", 1, MIB),
+        lambda: backend.write_domain(backend.read_domain()),
+        lambda: backend.rewrite(base, described),
+        lambda: backend.delete(base),
+        lambda: backend.remove_image(base.image_id),
+    ):
+        with pytest.raises(StorageFailed) as refused:
+            change()
+        assert "Read-only" in str(refused.value)
+    assert backend.image(base.image_id).chain() == (base.volume_id,)
+
+
+def test_what_qemu_img_refuses_is_a_volume_that_was_not_made(tmp_path: Path) -> None:
+    with pytest.raises(VolumeNotMade):
+        QemuImageMaker().create_qcow2(str(tmp_path), MIB, compatibility="1.1", backing=None, backing_format=None)
 
 
 def base_image(backend: FileBackend) -> ImageRef:

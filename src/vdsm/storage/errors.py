@@ -192,6 +192,15 @@ class WrongBlockSize(Rejected):
 
 
 @dataclass(eq=False)
+class VolumeNotMade(Failed):
+    """A new volume's container could not be made; what there is of it is half-made, and nobody's."""
+
+    name = "volume_not_made"
+    code = 205
+    status = 500
+
+
+@dataclass(eq=False)
 class NoSpace(Failed):
     """The domain is full."""
 

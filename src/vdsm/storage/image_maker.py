@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Final
 
+from vdsm.base.errors import CommandFailed
+from vdsm.storage.errors import NoSpace, VolumeNotMade
 from vdsm.system import qemu_img
 
 
@@ -23,13 +27,14 @@ class QemuImageMaker:
         """See ImageMaker.
 
         Raises:
-            CommandFailed: qemu-img refused.
+            NoSpace: the storage is full.
+            VolumeNotMade: qemu-img refused.
             Unfinished: the storage does not answer.
         """
-        qemu_img.create_qcow2(
-            path,
-            capacity,
-            compatibility=compatibility,
-            backing=(backing, backing_format or "raw") if backing else None,
-            timeout_s=self._timeout_s,
-        )
+        below = (backing, backing_format or "raw") if backing else None
+        try:
+            qemu_img.create_qcow2(path, capacity, compatibility=compatibility, backing=below, timeout_s=self._timeout_s)
+        except CommandFailed as error:
+            # Its messages end with the system's, in the fixed locale that programs are run in.
+            full = any(error.stderr.endswith(os.strerror(code)) for code in (errno.ENOSPC, errno.EDQUOT))
+            raise (NoSpace if full else VolumeNotMade)(f"making the image {path}", error.stderr) from error
