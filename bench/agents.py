@@ -183,6 +183,8 @@ class Agent(Process):
         """... to an answer to Host.ping, TLS handshake included."""
         self.ready_s = 0.0
         """... to an answer to Host.getStats and Host.getVMList, when all VMs are known."""
+        self.ready_cpu_s = 0.0
+        """Seconds of CPU until then, whatever else runs on the machine."""
         self.capabilities_s = 0.0
         """... to an answer to Host.getCapabilities, for which libvirt is asked."""
 
@@ -203,6 +205,7 @@ class Agent(Process):
         self.ping_s = time.monotonic() - self.began_s
         eventually_ask(connection, "Host.getVMList", until)
         self.ready_s = eventually_ask(connection, "Host.getStats", until) - self.began_s
+        self.ready_cpu_s = self.cpu_s()
         connection.ask("Host.getCapabilities")
         self.capabilities_s = time.monotonic() - self.began_s
         connection.close()

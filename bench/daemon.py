@@ -29,6 +29,7 @@ def start_figures(name: str, starts: Sequence[Agent], bound: float | None = STAR
         median_of(f"start to port, {name}", [agent.port_s for agent in starts], "s"),
         median_of(f"start to Host.ping, {name}", [agent.ping_s for agent in starts], "s"),
         median_of(f"start to ready, {name}", [agent.ready_s for agent in starts], "s", bound),
+        median_of(f"start to ready, {name}: CPU", [agent.ready_cpu_s for agent in starts], "s"),
         median_of(f"start to Host.getCapabilities, {name}", [agent.capabilities_s for agent in starts], "s"),
     ]
 
