@@ -34,7 +34,7 @@ from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.memory import MemoryBackend
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.plans import NewVolume
-from vdsm.storage.steps import Backing, Change, NewData, Plan, ShareTemplate, apply
+from vdsm.storage.steps import Backing, Change, NewData, Plan, ShareTemplate, apply, undoing
 
 MIB = 1 << 20
 RAW = NewData(VolumeFormat.RAW, Allocation.SPARSE, MIB)
@@ -337,6 +337,47 @@ def test_share_again_changes_nothing(backend: Backend) -> None:
     before = backend.images()
     do(backend, (ShareTemplate(template, mine.image),))
     assert backend.images() == before
+
+
+def test_share_is_taken_back_whole_or_cut_off(backend: Backend) -> None:
+    template = first(backend)
+    do(backend, (Change(template, kind=VolumeKind.SHARED),))
+    image = ImageId(new_id())
+    share = ShareTemplate(template, ImageRef(template.domain_id, image))
+    before = backend.images()
+    do(backend, (share,))
+    assert backend.image(image).shared
+    back = undoing(before.images, share)
+    assert back is not None
+    do(backend, (back,))
+    assert backend.images() == before
+    assert backend.data(template).apparent > 0
+    own = first(backend)
+    with pytest.raises(WrongChain):
+        backend.unshare(VolumeRef(own.domain_id, image, own.volume_id), own.image_id)
+    assert backend.volume(own).parent is None
+
+
+def test_creations_are_taken_back_after_each_step(backend: Backend) -> None:
+    base = first(backend)
+    template = first(backend)
+    for request in (
+        NewVolume(address(backend), MIB, NOW_S),
+        NewVolume(address(backend, base.image_id), MIB, NOW_S, parent=base),
+        NewVolume(address(backend), MIB, NOW_S, parent=template),
+    ):
+        before = backend.images().images
+        plan = plans.create(before, request)
+        for cut in range(len(plan) + 1):
+            back, model = [], before
+            for number, step in enumerate(plan[: cut + 1]):
+                back.append(undoing(model, step))
+                if number < cut:
+                    do(backend, (step,))
+                    model = apply(model, step)
+            do(backend, tuple(step for step in reversed(back) if step is not None))
+            assert backend.images().images == before
+            assert backend.inventory().half_made == ()
 
 
 @settings(

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from vdsm.storage import plans
 from vdsm.storage.chain import Difference, Fault, Image, differences, harmful, right_kind
 from vdsm.storage.errors import (
+    Damaged,
     IllegalParent,
     IllegalVolume,
     NoSuchImage,
@@ -26,6 +28,7 @@ from vdsm.storage.errors import (
     WrongVolumeSize,
 )
 from vdsm.storage.ids import DomainId, ImageId, ImageRef, VolumeId, VolumeRef
+from vdsm.storage.journaled import Entry, read_plan, write_plan
 from vdsm.storage.kinds import Legality, VolumeFormat, VolumeKind
 from vdsm.storage.plans import NewVolume
 from vdsm.storage.steps import (
@@ -43,6 +46,7 @@ from vdsm.storage.steps import (
     ShareTemplate,
     Step,
     apply,
+    undoing,
 )
 
 DOMAIN = DomainId(str(uuid.UUID(int=1 << 100)))
@@ -170,6 +174,7 @@ def test_removing_an_image_puts_it_aside_first() -> None:
     [
         (CHAIN, new(1, 3, V3), VolumeExists),
         (CLONE, new(2, 1, volume_ref(2, 2)), VolumeExists),
+        (CHAIN, new(2, 3), VolumeExists),
         (CHAIN, new(1, 4), WrongChain),
         (CHAIN, new(1, 4, V2), NotLeaf),
         (CLONE, new(1, 4, V1), NotLeaf),
@@ -415,6 +420,68 @@ def test_no_step_of_any_history_loses_data(operations: list[tuple[int, int, int]
                 world.data[found.leaf()][pick] = fresh
         if kind in {0, 1, 4}:
             assert {ref: wanted[ref] for ref in before} == before
+
+
+@settings(max_examples=100, deadline=None)
+@given(OPERATIONS)
+def test_creations_cut_off_anywhere_are_taken_back_without_a_trace(operations: list[tuple[int, int, int]]) -> None:
+    world = World()
+    for fresh, (kind, image, pick) in enumerate(operations, start=10):
+        try:
+            todo = plan_for(world, kind, image, fresh, pick)
+        except (NotLeaf, WrongChain, WrongVolumeSize, SharedVolume, VolumeHasChildren):
+            continue
+        for plan in todo if kind in {0, 1} else ():
+            for cut in range(len(plan) + 1):
+                cut_off(world, plan, cut)
+        for step in (step for plan in todo for step in plan):
+            world.perform(step)
+
+
+def cut_off(world: World, plan: Plan, cut: int) -> None:
+    """Carry out the first steps, take them back, and the one after that was perhaps not begun."""
+    other, back = world.copy(), []
+    for number, step in enumerate(plan[: cut + 1]):
+        back.append(undoing(other.images, step))
+        if number < cut:
+            other.perform(step)
+    for taken_back in reversed(back):
+        if taken_back is not None:
+            other.perform(taken_back)
+    assert other.images == world.images
+    assert other.data == world.data
+    assert other.headers == world.headers
+
+
+@given(OPERATIONS)
+@settings(max_examples=50, deadline=None)
+def test_every_plan_comes_back_from_the_journal(operations: list[tuple[int, int, int]]) -> None:
+    world = World()
+    for fresh, (kind, image, pick) in enumerate(operations, start=10):
+        try:
+            todo = plan_for(world, kind, image, fresh, pick)
+        except (NotLeaf, WrongChain, WrongVolumeSize, SharedVolume, VolumeHasChildren):
+            continue
+        for plan in todo:
+            text = msgspec.json.encode(write_plan(plan))
+            assert read_plan(msgspec.json.decode(text, type=list[Entry])) == plan
+            for step in plan:
+                world.perform(step)
+
+
+def test_journal_with_an_unknown_step_is_refused() -> None:
+    for damaged in (Entry("Fly", {}), Entry("Delete", {}), Entry("Change", {"volume": 1})):
+        with pytest.raises(Damaged):
+            read_plan([damaged])
+
+
+def test_changes_are_taken_back_field_by_field() -> None:
+    assert undoing(CHAIN, Change(V3, legality=Legality.ILLEGAL)) == Change(V3, legality=Legality.LEGAL)
+    assert undoing(CHAIN, Change(V3, orphan=True)) == Change(V3, parent=V2.volume_id)
+    assert undoing(CHAIN, Change(V1, parent=V4.volume_id)) == Change(V1, orphan=True)
+    assert undoing(CHAIN, Delete(V3)) is None
+    with pytest.raises(NoSuchVolume):
+        undoing(CHAIN, Change(V4))
 
 
 def test_histories_reach_what_they_are_there_for() -> None:

@@ -189,6 +189,13 @@ class Backend(BackendReader, Protocol):
             NoSuchVolume: there is no such template.
         """
 
+    def unshare(self, template: VolumeRef, image_id: ImageId) -> None:
+        """Take ``share`` back, also when it was cut off; with the last thing in it the image goes.
+
+        Raises:
+            WrongChain: the image has a volume of its own of this id.
+        """
+
     def make_data(self, volume: VolumeRef, data: NewData) -> None:
         """Make a new volume's container, and its image if need be; what was half-made is replaced.
 

@@ -22,6 +22,7 @@ from vdsm.storage.steps import (
     RemoveImage,
     ShareTemplate,
     Step,
+    UnshareTemplate,
 )
 
 
@@ -46,6 +47,8 @@ def carry_out(step: Step, backend: Backend, mover: DataMover) -> None:
             mover.commit(top, base)
         case Rebase(volume, backing):
             mover.rebase(volume, backing)
+        case UnshareTemplate(template, image):
+            backend.unshare(template, image.image_id)
         case RemoveImage(image):
             backend.remove_image(image.image_id)
         case PurgeImage(image):

@@ -21,6 +21,7 @@ from vdsm.storage.errors import (
     NoSuchVolume,
     VolumeExists,
     WrongBlockSize,
+    WrongChain,
     WrongFormat,
 )
 from vdsm.storage.files import FileDomainReader, find_domain, told
@@ -126,6 +127,16 @@ class FileBackend(FileDomainReader):
             self._link(self.meta_path(template), self.meta_path(target))
             if self._lease_writer is not None:
                 self._link(self.lease_path(template), self.lease_path(target))
+
+    def unshare(self, template: VolumeRef, image_id: ImageId) -> None:
+        """See Backend. The data's file tells a link from a volume of its own: a .meta may have been replaced."""
+        target = VolumeRef(self.domain_id, image_id, template.volume_id)
+        inode = self._inode(self.data_path(target))
+        if inode is not None and inode != self._inode(self.data_path(template)):
+            raise WrongChain(image_id, f"volume {template.volume_id} is its own")
+        for path in (self.meta_path(target), self.lease_path(target), self.data_path(target)):
+            self._unlink(path)
+        self._remove_empty(self.image_path(image_id))
 
     def make_data(self, volume: VolumeRef, data: NewData) -> None:
         """See Backend."""
@@ -269,12 +280,14 @@ class FileBackend(FileDomainReader):
                 self._files.mkdir(path, mode=tree.DIRECTORY_MODE)
 
     def _exists(self, path: str) -> bool:
+        return self._inode(path) is not None
+
+    def _inode(self, path: str) -> int | None:
         with told(f"looking at {path}"):
             try:
-                self._files.stat(path)
+                return self._files.stat(path).inode
             except FileNotFoundError:
-                return False
-        return True
+                return None
 
     def _link(self, path: str, target: str) -> None:
         if not self._exists(target):

@@ -17,6 +17,7 @@ from vdsm.storage.errors import (
     NoSuchImage,
     NoSuchVolume,
     VolumeExists,
+    WrongChain,
     WrongFormat,
 )
 from vdsm.storage.formats import tree
@@ -177,6 +178,15 @@ class MemoryBackend(MemoryReader):
         """See Backend."""
         shared = self._published(template)
         self._images.setdefault(image_id, {}).setdefault(template.volume_id, shared)
+
+    def unshare(self, template: VolumeRef, image_id: ImageId) -> None:
+        """See Backend."""
+        volumes = self._images.get(image_id, {})
+        if template.volume_id in self._image(image_id, volumes).volumes:
+            raise WrongChain(image_id, f"volume {template.volume_id} is its own")
+        volumes.pop(template.volume_id, None)
+        if not volumes:
+            self._images.pop(image_id, None)
 
     def make_data(self, volume: VolumeRef, data: NewData) -> None:
         """See Backend."""

@@ -107,7 +107,7 @@ def create(images: Images, new: NewVolume) -> Plan:
     """Make a volume: an image's first one, a snapshot on its leaf, or a clone of a template.
 
     Raises:
-        VolumeExists: it is there already.
+        VolumeExists: the domain has a volume of this id.
         NoSuchImage, NoSuchVolume: the parent is not there.
         IllegalParent: the parent's content is not to be used.
         NotLeaf: something else stands on the parent.
@@ -115,7 +115,8 @@ def create(images: Images, new: NewVolume) -> Plan:
         WrongFormat, WrongVolumeSize: it cannot be like this.
     """
     image = images.get(new.volume.image, Image(new.volume.image_id))
-    if new.volume.volume_id in image.volumes or new.volume.volume_id in image.shared:
+    # In any image: on block storage volumes of all images have their names in one place.
+    if any(new.volume.volume_id in other.volumes for other in images.values()):
         raise VolumeExists(new.volume.volume_id)
     if new.capacity < 1:
         raise WrongVolumeSize(f"must be at least 1 byte, is {new.capacity}")

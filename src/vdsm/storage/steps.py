@@ -54,6 +54,14 @@ class ShareTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class UnshareTemplate:
+    """Take the link to a template's volume out of an image that has no volumes of its own; the volume stays."""
+
+    template: VolumeRef
+    image: ImageRef
+
+
+@dataclass(frozen=True, slots=True)
 class MakeData:
     """Make the container of a new volume: half-made, seen by nobody, replaced when it is made again."""
 
@@ -144,7 +152,17 @@ class PurgeImage:
 
 
 Step: TypeAlias = (
-    ShareTemplate | MakeData | Publish | Change | GrowData | Commit | Rebase | Delete | RemoveImage | PurgeImage
+    ShareTemplate
+    | UnshareTemplate
+    | MakeData
+    | Publish
+    | Change
+    | GrowData
+    | Commit
+    | Rebase
+    | Delete
+    | RemoveImage
+    | PurgeImage
 )
 Plan: TypeAlias = tuple[Step, ...]
 
@@ -158,6 +176,8 @@ def apply(images: Images, step: Step) -> Images:
     match step:
         case ShareTemplate(template, image):
             return _share(images, template, image)
+        case UnshareTemplate(template, image):
+            return _unshare(images, template, image)
         case Publish(volume, metadata):
             return _put(images, volume, metadata)
         case Change(volume):
@@ -170,10 +190,55 @@ def apply(images: Images, step: Step) -> Images:
             return images
 
 
+def undoing(images: Images, step: Step) -> Step | None:
+    """What takes a step back, whether it was carried out, half carried out or not begun.
+
+    Args:
+        images: what was known before the step; later steps are taken back before it.
+        step: the step.
+
+    Returns:
+        None when there is nothing to take back: a longer container does no harm; and what was committed, rebased,
+        deleted or put aside stays so.
+    """
+    match step:
+        case ShareTemplate(template, image):
+            linked = image in images and template.volume_id in images[image].shared
+            return None if linked else UnshareTemplate(template, image)
+        case MakeData(volume) | Publish(volume):
+            return Delete(volume)
+        case Change(volume):
+            if volume.image not in images:
+                raise NoSuchVolume(volume.volume_id)
+            return _change_back(step, images[volume.image].volume(volume.volume_id))
+        case _:
+            return None
+
+
+def _change_back(step: Change, before: VolumeMetadata) -> Change:
+    moved = step.orphan or step.parent is not None
+    return Change(
+        step.volume,
+        kind=None if step.kind is None else before.kind,
+        legality=None if step.legality is None else before.legality,
+        capacity=None if step.capacity is None else before.capacity,
+        generation=None if step.generation is None else before.generation,
+        parent=before.parent if moved else None,
+        orphan=moved and before.parent is None,
+    )
+
+
 def _share(images: Images, template: VolumeRef, target: ImageRef) -> Images:
     image = images.get(target, Image(target.image_id))
     metadata = images[template.image].volume(template.volume_id)
     return {**images, target: replace(image, shared={**image.shared, template.volume_id: metadata})}
+
+
+def _unshare(images: Images, template: VolumeRef, target: ImageRef) -> Images:
+    image = images.get(target, Image(target.image_id))
+    left = {ident: metadata for ident, metadata in image.shared.items() if ident != template.volume_id}
+    others = {ref: other for ref, other in images.items() if ref != target}
+    return {**others, target: replace(image, shared=left)} if left or image.volumes else others
 
 
 def _put(images: Images, volume: VolumeRef, metadata: VolumeMetadata) -> Images:
