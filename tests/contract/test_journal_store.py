@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vdsm.operations.journal import FileJournal, HostFiles, JournalStore, MemoryJournal
+from vdsm.operations.host_journal import HostJournal
+from vdsm.operations.journal import FileJournal, JournalStore, MemoryJournal
 from vdsm.operations.records import Fault, Phase, Record
 from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.oop.pool import HelperPool
@@ -26,7 +27,7 @@ def helpers() -> Iterator[HelperPool]:
 def store(request: pytest.FixtureRequest, tmp_path: Path, helpers: HelperPool) -> JournalStore:
     stores: dict[str, JournalStore] = {
         "memory": MemoryJournal(),
-        "host": FileJournal(HostFiles(), str(tmp_path)),
+        "host": HostJournal(tmp_path),
         "local": FileJournal(LocalFiles(), str(tmp_path)),
         "helper": FileJournal(helpers.of("journal"), str(tmp_path)),
     }
@@ -70,9 +71,8 @@ def test_removing_again_does_no_harm(store: JournalStore) -> None:
     assert store.load() == ([], [])
 
 
-@pytest.mark.parametrize("files", [HostFiles(), LocalFiles()])
-def test_torn_writes_are_removed_and_damage_is_named(tmp_path: Path, files: HostFiles | LocalFiles) -> None:
-    store = FileJournal(files, str(tmp_path))
+def test_torn_writes_are_removed_and_damage_is_named(tmp_path: Path) -> None:
+    store = FileJournal(LocalFiles(), str(tmp_path))
     store.write(record("good"))
     (tmp_path / "good.json.new").write_bytes(b'{"for')
     (tmp_path / "torn.json").write_bytes(b'{"format":1')
@@ -91,7 +91,78 @@ def test_torn_writes_are_removed_and_damage_is_named(tmp_path: Path, files: Host
 
 
 def test_host_directory_is_made(tmp_path: Path) -> None:
-    store = FileJournal(HostFiles(), str(tmp_path / "state" / "operations"))
+    store = HostJournal(tmp_path / "state" / "operations")
     assert store.load() == ([], [])
     store.write(record("a"))
-    assert (tmp_path / "state" / "operations" / "a.json").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "state" / "operations" / "a.op").stat().st_mode & 0o777 == 0o600
+
+
+def loaded(directory: Path) -> list[int]:
+    """How far the records have got that a new process finds."""
+    found, damaged = HostJournal(directory).load()
+    assert damaged == []
+    return [item.reached for item in found]
+
+
+def test_record_that_is_torn_anywhere_leaves_the_one_before(tmp_path: Path) -> None:
+    store = HostJournal(tmp_path)
+    path = tmp_path / "a.op"
+    for reached in (0, 1):
+        store.write(record("a", reached=reached))
+    before = path.read_bytes()
+    store.write(record("a", reached=2))
+    after = path.read_bytes()
+    changed = [index for index, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
+    for cut in range(changed[0], changed[-1] + 1):
+        path.write_bytes(after[:cut] + before[cut:])
+        assert loaded(tmp_path) == [1]
+    path.write_bytes(after)
+    assert loaded(tmp_path) == [2]
+
+
+def test_records_go_on_in_turns_after_a_restart(tmp_path: Path) -> None:
+    HostJournal(tmp_path).write(record("a"))
+    for reached in (1, 2, 1, 2):
+        store = HostJournal(tmp_path)
+        store.load()
+        size = (tmp_path / "a.op").stat().st_size
+        store.write(record("a", reached=reached))
+        assert loaded(tmp_path) == [reached]
+        assert (tmp_path / "a.op").stat().st_size == size
+
+
+def test_record_that_grows_gets_larger_slots(tmp_path: Path) -> None:
+    store = HostJournal(tmp_path)
+    store.write(record("a"))
+    store.write(msgspec.structs.replace(record("a", reached=2), notes={"long": "x" * 100_000}))
+    assert loaded(tmp_path) == [2]
+
+
+def test_after_a_failed_write_the_good_record_is_not_touched(tmp_path: Path) -> None:
+    class Failing(HostJournal):
+        fails = False
+
+        def overwrite(self, path: Path, content: bytes, offset: int) -> None:
+            if self.fails:
+                super().overwrite(path, content[:50], offset)
+                raise OSError(5, "Input/output error")
+            super().overwrite(path, content, offset)
+
+    store = Failing(tmp_path)
+    store.write(record("a"))
+    store.write(record("a", reached=1))
+    store.fails = True
+    with pytest.raises(OSError, match="Input/output error"):
+        store.write(record("a", reached=2))
+    assert loaded(tmp_path) == [1]
+    store.write(record("a", reached=2))  # goes to a new file
+    assert loaded(tmp_path) == [2]
+
+
+def test_damaged_host_records_are_named_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "empty.op").touch()
+    (tmp_path / "noise.op").write_bytes(bytes(8192))
+    (tmp_path / "x.op.new").write_bytes(b"half")
+    found, damaged = HostJournal(tmp_path).load()
+    assert (found, [item.id for item in damaged]) == ([], ["empty", "noise"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.op", "noise.op"]

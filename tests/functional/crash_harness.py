@@ -1,11 +1,11 @@
 """A program: kills processes at every fault point of a toy operation, and of what recovers it, and looks at the files.
 
-    python crash_harness.py DIRECTORY KIND STRIDE
+    python crash_harness.py DIRECTORY/slots|files KIND STRIDE
 
 For each point k of an undisturbed run: a child runs the operation and is killed there (SIGKILL, by itself: at once,
 with nothing flushed or closed); another recovers. Then the same again, and the recovery, too, is killed, at each
 STRIDEth of its points (at each with 1, at none with 0), and one more recovers. It prints what it saw as JSON. It forks
-from a process of one thread.
+from a process of one thread. The directory's name says which journal it is: this host's, or a storage domain's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,11 +35,13 @@ from toy_operations import (
     tree,
 )
 from vdsm.base import persist
-from vdsm.operations.journal import FileJournal, HostFiles
+from vdsm.operations.host_journal import HostJournal
+from vdsm.operations.journal import FileJournal, JournalStore
 from vdsm.operations.kinds import Kind, Kinds, Step, nothing
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
-from vdsm.operations.records import SETTLED, Phase
+from vdsm.operations.records import SETTLED, Phase, Record
+from vdsm.storage.localfiles import LocalFiles
 
 
 def forgetful_steps(thing: Thing) -> list[Step]:
@@ -66,13 +70,13 @@ class Doom:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class TornFiles(HostFiles):
-    """Writes the journal with points in the middle."""
+class TornFiles(LocalFiles):
+    """Replaces files with points in the middle."""
 
     def __init__(self, doom: Doom) -> None:
         self.doom = doom
 
-    def replace(self, path: str, data: bytes, *, mode: int) -> None:
+    def replace(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         fresh = Path(f"{path}.new")
         fresh.write_bytes(data[: len(data) // 2])
         self.doom.point("half a record")
@@ -84,9 +88,32 @@ class TornFiles(HostFiles):
         self.doom.point("a record in place")
 
 
+class TornJournal(HostJournal):
+    """Overwrites slots with points in the middle."""
+
+    def __init__(self, directory: Path, doom: Doom) -> None:
+        super().__init__(directory)
+        self.doom = doom
+
+    def write(self, record: Record) -> None:
+        self.doom.point("no record yet")
+        super().write(record)
+
+    def overwrite(self, path: Path, content: bytes, offset: int) -> None:
+        super().overwrite(path, content[: len(content) // 2], offset)
+        self.doom.point("half a record")
+        super().overwrite(path, content, offset)
+        self.doom.point("a record in place")
+
+
+def journal(base: Path, doom: Doom) -> JournalStore:
+    if base.name == "slots":
+        return TornJournal(base / "journal", doom)
+    return FileJournal(TornFiles(doom), str(base / "journal"))
+
+
 def operations(base: Path, doom: Doom) -> Operations:
-    journal = FileJournal(TornFiles(doom), str(base / "journal"))
-    return Operations(KINDS, journal, Locks(), workers=2, point=doom.point)
+    return Operations(KINDS, journal(base, doom), Locks(), workers=2, point=doom.point)
 
 
 def perform(base: Path, kind: str, doom: Doom) -> None:
@@ -131,7 +158,7 @@ def in_child(function: Callable[[Doom], None], doom: Doom) -> tuple[bool, int]:
 
 def state(base: Path) -> str:
     """The phase of the only record, or "none"."""
-    records, damaged = FileJournal(HostFiles(), str(base / "journal")).load()
+    records, damaged = journal(base, Doom(0)).load()
     assert not damaged
     return str(records[0].phase) if records else "none"
 
@@ -139,7 +166,7 @@ def state(base: Path) -> str:
 def judge(base: Path, kind: str, known: dict[str, dict[str, bytes | None]], where: str) -> str:
     """What became of it: "before" or "after", and nothing between."""
     names = [path.name for path in (base / "journal").iterdir()]
-    assert names in ([], [f"{ID}.json"]), (where, names)
+    assert names in ([], [f"{ID}.json"], [f"{ID}.op"]), (where, names)
     phase, found = state(base), tree(base / "root")
     assert phase == "none" or Phase(phase) in SETTLED, (where, phase)
     outcome = "after" if phase == Phase.DONE else "before"
@@ -156,6 +183,7 @@ def fresh(base: Path, kind: str) -> None:
 
 def main() -> int:
     base, kind, stride = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    base.mkdir(exist_ok=True)
     fresh(base, kind)
     known = {"before": tree(base / "root")}
     killed, points = in_child(lambda doom: perform(base, kind, doom), Doom(0))
@@ -187,8 +215,10 @@ def main() -> int:
 
 def state_quietly(base: Path) -> str:
     """The phase before recovery, without removing what a torn write has left."""
-    path = base / "journal" / f"{ID}.json"
-    return json.loads(path.read_text())["phase"] if path.exists() else "none"
+    with tempfile.TemporaryDirectory() as copied:
+        copy = Path(copied) / base.name
+        shutil.copytree(base / "journal", copy / "journal")
+        return state(copy)
 
 
 if __name__ == "__main__":

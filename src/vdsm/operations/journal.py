@@ -1,8 +1,8 @@
-"""The journal: one small JSON file per operation, replaced as a whole.
+"""The journal: one small JSON record per operation, replaced as a whole at each boundary.
 
 Files and not a database, because the same journal must work on a storage domain, where the next metadata writer, on
-another host, reads it: SQLite does not on NFS. An operation's record has one writer and is small, so replacing it costs
-no more than a transaction; operations do not wait for one another; and a person can read it.
+another host, reads it: SQLite does not on NFS. An operation's record has one writer and is small; operations do not
+wait for one another; and a person can read it. This host's own journal is ``host_journal.HostJournal``; on a domain:
 
     DIRECTORY/ID.json       a record
     DIRECTORY/ID.json.new   what a crash left of writing one: removed when the journal is read
@@ -10,15 +10,12 @@ no more than a transaction; operations do not wait for one another; and a person
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
-from vdsm.base import persist
 from vdsm.operations.records import FORMAT, Record
 
 _SUFFIX: Final = ".json"
@@ -67,41 +64,8 @@ class JournalFiles(Protocol):
         """Remove a name, durably."""
 
 
-class HostFiles:
-    """``JournalFiles`` of this host."""
-
-    def listdir(self, path: str) -> list[str]:
-        """See ``JournalFiles.listdir``; makes the directory if it is not there."""
-        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.listdir(path)  # noqa: PTH208 - names, not paths
-
-    def read(self, path: str) -> bytes:
-        """See ``JournalFiles.read``."""
-        data = persist.read_file(path)
-        if data is None:
-            raise FileNotFoundError(path)
-        return data
-
-    def replace(self, path: str, data: bytes, *, mode: int) -> None:
-        """See ``JournalFiles.replace``."""
-        fresh = Path(path + _NEW)
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(path)
-        persist.sync_directory(fresh.parent)
-
-    def unlink(self, path: str) -> None:
-        """See ``JournalFiles.unlink``."""
-        Path(path).unlink()
-        persist.sync_directory(Path(path).parent)
-
-
 class FileJournal:
-    """``JournalStore`` in a directory, of this host or of a storage domain."""
+    """``JournalStore`` in an existing directory that is reached through file access: of a storage domain."""
 
     def __init__(self, files: JournalFiles, directory: str) -> None:
         self._files: Final = files
@@ -116,12 +80,12 @@ class FileJournal:
             if name.endswith(_SUFFIX + _NEW):
                 self._files.unlink(path)
             elif name.endswith(_SUFFIX):
-                found = _parse(name.removesuffix(_SUFFIX), self._files.read(path))
+                found = parse(name.removesuffix(_SUFFIX), self._files.read(path))
                 if isinstance(found, Damaged):
                     damaged.append(found)
                 else:
                     records.append(found)
-        return _ordered(records), damaged
+        return ordered(records), damaged
 
     def write(self, record: Record) -> None:
         """See ``JournalStore.write``."""
@@ -146,9 +110,9 @@ class MemoryJournal:
 
     def load(self) -> tuple[list[Record], list[Damaged]]:
         """See ``JournalStore.load``."""
-        found = [_parse(name, data) for name, data in list(self._records.items())]
+        found = [parse(name, data) for name, data in list(self._records.items())]
         return (
-            _ordered(item for item in found if isinstance(item, Record)),
+            ordered(item for item in found if isinstance(item, Record)),
             [item for item in found if isinstance(item, Damaged)],
         )
 
@@ -161,7 +125,8 @@ class MemoryJournal:
         self._records.pop(operation_id, None)
 
 
-def _parse(name: str, data: bytes) -> Record | Damaged:
+def parse(name: str, data: bytes) -> Record | Damaged:
+    """What a store has under an operation's id."""
     try:
         record = msgspec.json.decode(data, type=Record)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -173,5 +138,6 @@ def _parse(name: str, data: bytes) -> Record | Damaged:
     return record
 
 
-def _ordered(records: Iterable[Record]) -> list[Record]:
+def ordered(records: Iterable[Record]) -> list[Record]:
+    """The oldest first."""
     return sorted(records, key=lambda record: (record.begun, record.id))
