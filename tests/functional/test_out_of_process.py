@@ -216,7 +216,7 @@ def test_helper_is_small(pool: HelperPool, tmp_path: Path) -> None:
     files.create(f"{tmp_path}/file")
     files.scan(str(tmp_path))
     status = Path(f"/proc/{stats_of(pool, 'domain').pid}/status").read_text().split()
-    assert int(status[status.index("VmRSS:") + 1]) < 17 * 1024
+    assert int(status[status.index("VmRSS:") + 1]) < 16 * 1024
 
 
 def test_helper_ends_with_the_agent(tmp_path: Path) -> None:
