@@ -33,6 +33,7 @@ DEV_PACKAGES = (
     "kmod",
     "gcc",
     "libc6-dev",
+    "bindfs",
 )
 
 
