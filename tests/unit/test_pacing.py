@@ -92,6 +92,20 @@ def test_what_may_be_stuck_is_forgotten_as_the_client_reads_on_by_itself() -> No
     assert [data for _, data in world.written] == [b"event"] * 3 + [LF] * 2 + [b"event", LF, b"event"]
 
 
+def test_a_frame_does_not_wait_for_a_late_line_end() -> None:
+    world = World()
+    for _ in range(MAX_WAKES + 1):
+        world.outbox.send(b"burst")
+    while len(world.written) < 2 * MAX_WAKES:
+        world.run(0.001)
+    # The last LF is due after about a tenth of a second; the client has just had one.
+    began = world.written[-1][0]
+    assert world.written[-1][1] == LF
+    world.outbox.send(b"answer")
+    world.run(0.5)
+    assert next(at for at, data in world.written if data == b"answer") - began <= GAP_S + 0.002
+
+
 def test_the_first_frame_after_silence_goes_at_once() -> None:
     world = World()
     world.outbox.send(b"event")

@@ -112,6 +112,8 @@ class Outbox:
         self._wakes = 0
         self._wake_s = WAKE_S
         self._timer: asyncio.TimerHandle | None = None
+        # When the timer goes off.
+        self._due_s = 0.0
         self._writable = True
         self._when_empty: Callable[[], None] | None = None
         self._when_relaxed: Callable[[], None] | None = None
@@ -202,7 +204,7 @@ class Outbox:
             self._stuck = max(0, self._stuck - int(silent_s / _SELECT_S))
         self._wakes = self._stuck
         self._wake_s = WAKE_S
-        if self._wakes and self._timer is None:
+        if self._wakes:
             self._arm(WAKE_S)
         self.last_s = self._moved_s = now
         self.sent += 1
@@ -224,8 +226,15 @@ class Outbox:
             self._sink.write(run)
 
     def _arm(self, delay_s: float) -> None:
-        if self._timer is None:
-            self._timer = self._timers.call_later(max(delay_s, _TICK_S), self._tick)
+        """Have the timer go off after ``delay_s``, or earlier as it was; a frame must not wait for a late LF."""
+        delay_s = max(delay_s, _TICK_S)
+        due_s = self._clock() + delay_s
+        if self._timer is not None:
+            if self._due_s <= due_s:
+                return
+            self._timer.cancel()
+        self._due_s = due_s
+        self._timer = self._timers.call_later(delay_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
