@@ -83,6 +83,13 @@ def _children(pid: int) -> list[int]:
         return []
 
 
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class LightHost:
     """One private host; a context manager. ``directory`` must not exist and must have a short path (socket names)."""
 
@@ -151,13 +158,16 @@ class LightHost:
         return self._init is None or self._init.poll() is not None
 
     def close(self) -> None:
-        """Power off: pid 1 of the host dies and everything with it; its directory is removed."""
+        """Power off: pid 1 of the host dies and everything with it, waited for; its directory is removed."""
+        pids = [self.pid, *self._pids()] if self.pid else []
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         for process in (*self._daemons.values(), *([self._init] if self._init else [])):
             process.kill()
             process.wait(timeout=_PATIENCE_S)
+        # pid 1 is no child of ours: the kernel ends it when it has ended all others, in its own time.
+        eventually(lambda: not any(map(_alive, pids)), f"the end of all processes of {self.name}")
         self._daemons.clear()
         self._init, self.pid = None, 0
         shutil.rmtree(self.directory, ignore_errors=True)
