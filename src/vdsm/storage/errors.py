@@ -284,3 +284,34 @@ class MetadataOverflow(Rejected):
     message = "metadata would take {size} of {limit} bytes: the description is too long"
     size: int
     limit: int
+
+
+@dataclass(eq=False)
+class HostIdFailed(Failed):
+    """The host cannot show on a domain that it is alive."""
+
+    name = "host_id_failed"
+    code = 661
+    status = 503
+
+
+@dataclass(eq=False)
+class LeaseFailed(Failed):
+    """A lease could not be taken, given back or looked at."""
+
+    name = "lease_failed"
+    code = 651
+    status = 503
+
+
+@dataclass(eq=False)
+class LeaseHeld(Rejected):
+    """Another host or process has the lease."""
+
+    name = "lease_held"
+    code = 651
+    status = 409
+    message = "lease {resource} of domain {domain_id} is held by {owner}"
+    resource: str
+    domain_id: str
+    owner: str
