@@ -5,6 +5,8 @@ A journal calls this for one step after the other; a step that may have been car
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from vdsm.storage.backend import Backend
@@ -26,8 +28,24 @@ from vdsm.storage.steps import (
 )
 
 
+class Watch(Protocol):
+    """Who follows long work and can stop it; ``operations.kinds.Run`` is one."""
+
+    def progress(self, fraction: float) -> None:
+        """Be told how much is done, 0 to 1."""
+
+    def check(self) -> None:
+        """Raise what stops the work, if it is to stop."""
+
+    def on_stop(self, function: Callable[[], object]) -> AbstractContextManager[None]:
+        """Call ``function``, in another thread, if the work is to stop while the block runs."""
+
+
 class DataMover(Protocol):
     """Who changes what is in images: qemu-img, on prepared paths, with progress and cancel."""
+
+    def watched(self, watch: Watch) -> DataMover:
+        """The same, telling its progress to and being stopped by ``watch``: the ``Run`` of an operation's step."""
 
     def commit(self, top: VolumeRef, base: VolumeRef) -> None:
         """Write a volume's data into its parent's; made again after a crash, it ends the same."""
