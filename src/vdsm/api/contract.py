@@ -46,6 +46,7 @@ class Pool(StrEnum):
     QUERY = "query"  # answered from memory, may take milliseconds
     LIFECYCLE = "lifecycle"  # waits for one VM, under a deadline
     HOST = "host"  # waits for a tool of the host, under a deadline
+    STORAGE = "storage"  # waits for a storage domain, under a deadline
 
 
 class Answer(StrEnum):
@@ -70,10 +71,15 @@ class Form(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """Marks a field or parameter: its name and form in the original's protocol."""
+    """Marks a field or parameter: its name and form in the original's protocol.
+
+    ``codes`` belong to a Literal of words: the number that the original has for each. A request may have the number, also
+    as a text, or the word.
+    """
 
     name: str | None = None
     form: Form | None = None
+    codes: tuple[tuple[str, int], ...] = ()
 
 
 Text = Annotated[int, Wire(form=Form.TEXT)]
@@ -158,10 +164,11 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One verb, as every binding sees it. ``name`` is the original's: ``VM.getStats``."""
+    """One verb, as every binding sees it. ``name`` is the original's: ``VM.getStats``; ``service`` implements it."""
 
     name: str
     namespace: str
+    service: str
     method: str
     params: tuple[Param, ...]
     result: Any
@@ -182,6 +189,7 @@ class Verb:
 
 _MARKS: Final = "__verb_marks__"
 _NAMESPACE: Final = "__verb_namespace__"
+_SERVICE: Final = "__verb_service__"
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 
@@ -218,11 +226,17 @@ def verb(  # noqa: PLR0913 - one keyword per thing that a signature cannot carry
     return mark
 
 
-def namespace(name: str) -> Callable[[Class], Class]:
-    """Mark a Protocol class as the verbs of one namespace."""
+def namespace(name: str, *, service: str | None = None) -> Callable[[Class], Class]:
+    """Mark a Protocol class as the verbs of one namespace.
+
+    Args:
+        name: the namespace on the wire, ``VM``.
+        service: who implements them, where a namespace has several Protocols; otherwise the namespace's own name.
+    """
 
     def mark(cls: Class) -> Class:
         setattr(cls, _NAMESPACE, name)
+        setattr(cls, _SERVICE, service or name)
         return cls
 
     return mark
@@ -238,11 +252,13 @@ def wire_mark(annotated: Any) -> Wire:
     """The marks of an annotation, combined: the outermost name and form that are given."""
     name: str | None = None
     form: Form | None = None
+    codes: tuple[tuple[str, int], ...] = ()
     for mark in getattr(annotated, "__metadata__", ()):
         if isinstance(mark, Wire):
             name = mark.name or name
             form = mark.form or form
-    return Wire(name, form)
+            codes = mark.codes or codes
+    return Wire(name, form, codes)
 
 
 def verbs_of(protocol: type) -> tuple[Verb, ...]:
@@ -262,6 +278,7 @@ def verbs_of(protocol: type) -> tuple[Verb, ...]:
             Verb(
                 name=f"{space}.{marks.name or camel_case(method)}",
                 namespace=space,
+                service=getattr(protocol, _SERVICE),
                 method=method,
                 params=params,
                 result=hints["return"],

@@ -20,7 +20,11 @@ from vdsm.api.catalogue import PROTOCOLS
 from vdsm.api.contract import Param, Verb, verbs_of
 from vdsm.base import errors
 from vdsm.base.errors import VdsmError
+from vdsm.storage import errors as storage_errors
+from vdsm.storage import errors as storage_errors
+from vdsm.transfers import errors as transfer_errors
 
+_ERRORS: Final = (errors, storage_errors, transfer_errors)
 _SECTION: Final = re.compile(r"^(Args|Raises|Returns):$", re.MULTILINE)
 _ENTRY: Final = re.compile(r"^(\w+): (.*)$")
 # Every verb can fail so, so no docstring says it.
@@ -56,8 +60,11 @@ def manual_of(verb: Verb) -> VerbManual:
 
 
 def namespaces() -> dict[str, type]:
-    """The Protocol class of each namespace."""
-    return {verbs_of(protocol)[0].namespace: protocol for protocol in PROTOCOLS}
+    """The first Protocol class of each namespace."""
+    found: dict[str, type] = {}
+    for protocol in PROTOCOLS:
+        found.setdefault(verbs_of(protocol)[0].namespace, protocol)
+    return found
 
 
 def error_class(name: str) -> type[VdsmError]:
@@ -66,17 +73,18 @@ def error_class(name: str) -> type[VdsmError]:
     Raises:
         KeyError: there is none.
     """
-    found = vars(errors).get(name)
-    if not (isinstance(found, type) and issubclass(found, VdsmError)):
-        raise KeyError(name)
-    return found
+    for module in _ERRORS:
+        found = vars(module).get(name)
+        if isinstance(found, type) and issubclass(found, VdsmError):
+            return found
+    raise KeyError(name)
 
 
 def all_errors() -> list[type[VdsmError]]:
     """The agent's errors that a caller can see, by their names."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, VdsmError)]
-    shown = [kind for kind in kinds if kind not in {VdsmError, errors.Rejected}]
-    return sorted(shown, key=lambda kind: kind.name)
+    found = [kind for module in _ERRORS for kind in vars(module).values() if isinstance(kind, type)]
+    kinds = {kind for kind in found if issubclass(kind, VdsmError)} - {VdsmError, errors.Rejected}
+    return sorted(kinds, key=lambda kind: kind.name)
 
 
 def failures(verb: Verb) -> dict[type[VdsmError], str]:

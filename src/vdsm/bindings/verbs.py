@@ -133,13 +133,12 @@ class BoundVerb:
 
 
 def bind(verbs: Mapping[str, Verb], services: Mapping[str, object]) -> dict[str, BoundVerb]:
-    """Bind every verb to the method of its namespace's service.
+    """Bind every verb to the method of its service.
 
     Raises:
         AttributeError: a service lacks a verb's method.
     """
     wire, clean = Forms(Dialect.WIRE), Forms(Dialect.CLEAN)
     return {
-        name: BoundVerb(verb, getattr(services[verb.namespace], verb.method), wire, clean)
-        for name, verb in verbs.items()
+        name: BoundVerb(verb, getattr(services[verb.service], verb.method), wire, clean) for name, verb in verbs.items()
     }

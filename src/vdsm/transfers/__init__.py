@@ -1,0 +1,1 @@
+"""Images in and out: tickets of the image daemon, NBD servers, and the processes behind them."""
