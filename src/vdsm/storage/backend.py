@@ -158,6 +158,9 @@ class BackendReader(Protocol):
             Damaged: one of its volumes' metadata cannot be read.
         """
 
+    def homes(self, volume_id: VolumeId) -> tuple[ImageId, ...]:
+        """The images that have a volume of this id, sorted: its own, and those that stand on a template."""
+
     def volume(self, volume: VolumeRef) -> VolumeMetadata:
         """One volume's metadata.
 

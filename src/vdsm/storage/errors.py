@@ -389,3 +389,73 @@ class ReadFailed(Failed):
     name = "read_failed"
     code = 2001
     status = 503
+
+
+@dataclass(eq=False)
+class NotWritable(Rejected):
+    """The volume's place in its chain does not allow that it changes."""
+
+    name = "volume_not_writable"
+    code = 213
+    status = 409
+    message = "volume {volume_id} cannot be written: {reason}"
+    volume_id: str
+    reason: str
+
+
+@dataclass(eq=False)
+class WrongResize(Rejected):
+    """A volume only grows."""
+
+    name = "wrong_resize"
+    code = 232
+    status = 422
+    message = "size: volume {volume_id} has {capacity} bytes already"
+    volume_id: str
+    capacity: int
+
+
+@dataclass(eq=False)
+class InvalidUpdate(Rejected):
+    """A volume cannot be changed into this."""
+
+    name = "invalid_volume_update"
+    code = 235
+    status = 409
+    message = "volume {volume_id}: {reason}"
+    volume_id: str
+    reason: str
+
+
+@dataclass(eq=False)
+class DiscardUnsupported(Rejected):
+    """There is nothing to discard on this storage."""
+
+    name = "discard_unsupported"
+    code = 349
+    status = 422
+    message = "discard: not on the storage domain {domain_id}, which is on files"
+    domain_id: str
+
+
+@dataclass(eq=False)
+class GenerationMismatch(Rejected):
+    """The volume was changed by another job since its generation was asked for."""
+
+    name = "generation_mismatch"
+    code = 911
+    status = 409
+    message = "generation: {requested} was asked for, the volume has {actual}"
+    requested: int
+    actual: int
+
+
+@dataclass(eq=False)
+class UnsupportedOperation(Rejected):
+    """The volume or its storage has no such thing."""
+
+    name = "unsupported_operation"
+    code = 2009
+    status = 422
+    message = "{reason}"
+    reason: str

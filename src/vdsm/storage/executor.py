@@ -22,6 +22,7 @@ from vdsm.storage.steps import (
     PurgeImage,
     Rebase,
     RemoveImage,
+    Resize,
     ShareTemplate,
     Step,
     UnshareTemplate,
@@ -53,6 +54,9 @@ class DataMover(Protocol):
     def rebase(self, volume: VolumeRef, backing: Backing) -> None:
         """Let a header name another parent, without looking at any data."""
 
+    def resize(self, volume: VolumeRef, capacity: int) -> None:
+        """Let a qcow2 header tell a larger virtual size, in bytes; nothing when it is that large already."""
+
 
 def carry_out(step: Step, backend: Backend, mover: DataMover) -> None:
     """Do one step.
@@ -65,6 +69,8 @@ def carry_out(step: Step, backend: Backend, mover: DataMover) -> None:
             mover.commit(top, base)
         case Rebase(volume, backing):
             mover.rebase(volume, backing)
+        case Resize(volume, capacity):
+            mover.resize(volume, capacity)
         case UnshareTemplate(template, image):
             backend.unshare(template, image.image_id)
         case RemoveImage(image):

@@ -197,10 +197,9 @@ class FileBackend(FileDomainReader):
             left = self._contents([f"{path}/{name}" for name in self._names(volume.image_id)])
         except NoSuchImage:
             return
-        if not left.damaged and not any(image.volumes for image in left.images.values()):
-            halves = [half for half in self.inventory().half_made if half.image_id == volume.image_id]
-            if not halves:
-                self._empty(path)
+        alone = not left.damaged and not any(image.volumes for image in left.images.values())
+        if alone and not self._half_made(volume.image_id):
+            self._empty(path)
 
     def remove_image(self, image_id: ImageId) -> None:
         """See Backend."""

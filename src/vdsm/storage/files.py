@@ -120,6 +120,12 @@ class FileDomainReader:
             raise NoSuchImage(image_id, self.domain_id)
         return image
 
+    def homes(self, volume_id: VolumeId) -> tuple[ImageId, ...]:
+        """See Backend."""
+        with told(f"looking for volume {volume_id}"):
+            paths = self._reader.glob(f"{glob.escape(self.images_path)}/*/{volume_id}{tree.META_SUFFIX}")
+        return tuple(ImageId(name) for name in (path.rsplit("/", 2)[1] for path in paths) if is_uuid(name))
+
     def volume(self, volume: VolumeRef) -> VolumeMetadata:
         """See Backend."""
         path = self.meta_path(volume)
@@ -176,6 +182,16 @@ class FileDomainReader:
             except FileNotFoundError as error:
                 raise NoSuchImage(image_id, self.domain_id) from error
         return [name for name in names if tree.volume_of_meta(name) is not None]
+
+    def _half_made(self, image_id: ImageId) -> bool:
+        """Whether an image has containers without metadata."""
+        path = self.image_path(image_id)
+        with told(f"listing {path}"):
+            try:
+                names = self._reader.listdir(path)
+            except FileNotFoundError:
+                return False
+        return bool(_sort(names)[1])
 
     def _contents(self, paths: Sequence[str]) -> Contents:
         images: dict[ImageRef, tuple[dict[VolumeId, VolumeMetadata], dict[VolumeId, VolumeMetadata]]] = {}

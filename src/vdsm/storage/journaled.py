@@ -23,6 +23,7 @@ from vdsm.storage.steps import (
     PurgeImage,
     Rebase,
     RemoveImage,
+    Resize,
     ShareTemplate,
     Step,
     UnshareTemplate,
@@ -31,7 +32,7 @@ from vdsm.storage.steps import (
 _KINDS: Final[dict[str, type[Step]]] = {
     kind.__name__: kind
     for kind in (
-        *(ShareTemplate, UnshareTemplate, MakeData, Publish, Change, GrowData),
+        *(ShareTemplate, UnshareTemplate, MakeData, Publish, Change, GrowData, Resize),
         *(Commit, Rebase, Delete, RemoveImage, PurgeImage),
     )
 }

@@ -127,6 +127,11 @@ class MemoryReader:
             raise NoSuchImage(image_id, self.domain_id)
         return found
 
+    def homes(self, volume_id: VolumeId) -> tuple[ImageId, ...]:
+        """See Backend."""
+        found = ((ident, volumes.get(volume_id)) for ident, volumes in self._images.items())
+        return tuple(sorted(ident for ident, volume in found if volume is not None and volume.meta is not None))
+
     def volume(self, volume: VolumeRef) -> VolumeMetadata:
         """See Backend."""
         return self._decoded(volume.volume_id, self._published(volume))

@@ -115,6 +115,14 @@ class GrowData:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """Let a qcow2 header tell another, larger virtual size. Again is the same."""
+
+    volume: VolumeRef
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """Write a volume's data into its parent's, which the lease of ``base`` guards. Again is the same."""
 
@@ -158,6 +166,7 @@ Step: TypeAlias = (
     | Publish
     | Change
     | GrowData
+    | Resize
     | Commit
     | Rebase
     | Delete
@@ -186,7 +195,7 @@ def apply(images: Images, step: Step) -> Images:
             return _delete(images, volume)
         case RemoveImage(image):
             return {ref: other for ref, other in images.items() if ref != image}
-        case MakeData() | GrowData() | Commit() | Rebase() | PurgeImage():
+        case MakeData() | GrowData() | Resize() | Commit() | Rebase() | PurgeImage():
             return images
 
 
