@@ -21,7 +21,6 @@ from vdsm.api.contract import Param, Verb, verbs_of
 from vdsm.base import errors
 from vdsm.base.errors import VdsmError
 from vdsm.storage import errors as storage_errors
-from vdsm.storage import errors as storage_errors
 from vdsm.transfers import errors as transfer_errors
 
 _ERRORS: Final = (errors, storage_errors, transfer_errors)
