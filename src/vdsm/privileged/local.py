@@ -77,9 +77,10 @@ class LocalPrivileged:
         header = qemu_img.read_header(path, timeout_s=deadline.left_s())
         if header is None:
             raise BadParameter("format", f"{path} is not a qcow2 image")
-        if header.data_file is not None:
-            return header
-        return qemu_img.info(path, timeout_s=deadline.left_s())
+        if header.data_file is None:
+            # QEMU must be willing to open it, too.
+            qemu_img.info(path, timeout_s=deadline.left_s())
+        return header
 
     def _chain(self, top: str, header: qemu_img.Header, deadline: _Deadline) -> tuple[str, ...]:
         """Follow the backing files; every layer is checked as the image itself is."""
