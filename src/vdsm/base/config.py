@@ -40,6 +40,7 @@ class Users:
 
     user: Annotated[str, Meta(description="vdsmd's user; supervdsmd obeys it and root.")] = "vdsm"
     group: Annotated[str, Meta(description="vdsmd's group.")] = "vdsm"
+    qemu: Annotated[str, Meta(description="QEMU's user, which the unix socket never obeys.")] = "libvirt-qemu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +133,54 @@ class Supervdsm:
 
     workers: Annotated[int, Meta(ge=1, description="Calls that run at the same time.")] = 8
     queue: Annotated[int, Meta(ge=0, description="Calls that may wait for a worker.")] = 32
-    connections: Annotated[int, Meta(ge=1, description="Connections at a time.")] = 32
+    connections: Annotated[int, Meta(ge=1, description="Connections at a time.")] = 96
     frame_bytes: Annotated[int, Meta(ge=4096, description="Largest request or answer.")] = MIB
     call_deadline_s: Annotated[float, Meta(gt=0, description="Seconds that vdsmd waits for an answer.")] = 15.0
     kvm_probe_s: Annotated[float, Meta(gt=0, description="Seconds that the tiny guest gets to boot with KVM.")] = 8.0
+    mount_workers: Annotated[
+        int, Meta(ge=1, description="Mounts and unmounts that run at the same time, beside the other calls.")
+    ] = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """Storage domains, connections to them, and the helper processes that touch their files."""
+
+    repository_dir: Annotated[
+        str, Meta(pattern="^/.", description="The tree of mount points and links; one place on all hosts of a manager.")
+    ] = "/rhev/data-center"
+    image_link_dir: Annotated[
+        str, Meta(description="Where VMs' disks are linked; empty: the directory storage in run_dir.")
+    ] = ""
+    health_check_interval_s: Annotated[float, Meta(gt=0, description="Seconds between looks at each domain.")] = 10.0
+    sanlock_io_timeout_s: Annotated[
+        int, Meta(ge=1, le=60, description="Seconds for sanlock's I/O; the same on all hosts that share a domain.")
+    ] = 10
+    mount_deadline_s: Annotated[
+        float, Meta(gt=0, description="Seconds that one mount or unmount may take, waiting for its server included.")
+    ] = 60.0
+    nfs_version: Annotated[
+        str, Meta(pattern="^(auto|[34](\\.[0-9])?)$", description='NFS version where none is asked for, or "auto".')
+    ] = "3"
+    nfs_timeout_ds: Annotated[
+        int, Meta(ge=1, le=36000, description="Tenths of a second until NFS asks again; not below sanlock's time.")
+    ] = 100
+    nfs_retrans: Annotated[int, Meta(ge=0, le=100, description="How often NFS asks again before it fails.")] = 3
+    fuse_types: Annotated[
+        tuple[str, ...],
+        Meta(description="FUSE programs that POSIXFS may mount, as fuse.NAME: each runs as root with options given."),
+    ] = ("glusterfs",)
+    helper_timeout_s: Annotated[
+        float, Meta(gt=0, description="Seconds for an access to a domain's files where nothing else is said.")
+    ] = 10.0
+    helper_calls: Annotated[int, Meta(ge=1, description="Accesses under way at a time, for each domain.")] = 32
+    helper_abandoned: Annotated[
+        int, Meta(ge=1, description="Helpers of a domain that cannot be killed, until accesses fail at once.")
+    ] = 3
+    helper_longest_delay_s: Annotated[
+        float, Meta(gt=0, description="Seconds, at the most, until a domain that does not answer is asked again.")
+    ] = 30.0
+    tasks: Annotated[int, Meta(ge=1, description="Storage tasks that run at the same time; more of them wait.")] = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +196,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     supervdsm: Supervdsm = field(default_factory=Supervdsm)
+    storage: Storage = field(default_factory=Storage)
 
     @property
     def api_socket(self) -> Path:
@@ -161,6 +207,11 @@ class Config:
     def supervdsm_socket(self) -> Path:
         """The unix socket that supervdsmd serves."""
         return Path(self.paths.run_dir) / "svdsm.sock"
+
+    @property
+    def image_links(self) -> str:
+        """The directory of links to VMs' disks."""
+        return self.storage.image_link_dir or f"{self.paths.run_dir}/storage"
 
     def log_file(self, program: str) -> Path | None:
         """Where ``program`` logs; None is standard error."""
