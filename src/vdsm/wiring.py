@@ -304,6 +304,7 @@ def _doors(config: Config) -> Doors:
         tls=TlsFiles.below(Path(config.paths.pki_dir)) if config.listen.tls else None,
         unix_path=config.api_socket,
         unix_group=config.listen.group,
+        unix_denied=config.users.qemu,
         connections=config.limits.connections,
         handshake_s=config.limits.handshake_s,
     )

@@ -15,11 +15,30 @@ Name = Annotated[
 FilePath = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern="^/", description="an absolute path")]
 
 
+StorageId = Annotated[
+    str,
+    msgspec.Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", description="a UUID"),
+]
+
+
+class DiskImage(Request, frozen=True, kw_only=True):
+    """A volume in a storage domain."""
+
+    domain_id: StorageId
+    image_id: StorageId
+    volume_id: StorageId
+    """The leaf of the image's chain."""
+    pool_id: StorageId
+    """The storage pool that this host is connected to."""
+
+
 class DiskDescription(Request, frozen=True, kw_only=True):
-    """One disk, CD or floppy of a VM: a path on this host."""
+    """One disk, CD or floppy of a VM: a path on this host, or an image of a storage domain."""
 
     path: FilePath | None = None
-    """An image file or a block device in one of the allowed directories; None: an empty CD or floppy drive."""
+    """An image file or a block device in one of the allowed directories."""
+    image: DiskImage | None = None
+    """Instead of a path: it is prepared before the start and given back after the end. Neither: an empty drive."""
     format: Literal["raw", "qcow2"] = "raw"
     """The image's format; it is never guessed from the content."""
     device: Literal["disk", "cdrom", "floppy"] = "disk"

@@ -77,6 +77,7 @@ class Doors:
         tls: the certificate files; None: no TLS.
         unix_path: the unix socket, or None.
         unix_group: the group whose members may use it, beside root.
+        unix_denied: the user who may not, whatever the group: QEMU's.
         connections: how many there may be at a time.
         handshake_s: seconds for TLS, and again for the first bytes.
     """
@@ -86,6 +87,7 @@ class Doors:
     tls: tls.TlsFiles | None = None
     unix_path: Path | None = None
     unix_group: str = "vdsm"
+    unix_denied: str = ""
     connections: int = 256
     handshake_s: float = 10.0
 
@@ -116,6 +118,7 @@ class Listener:
         self._http_session = http_session
         self._context: ssl.SSLContext | None = None
         self._group: int | None = None
+        self._denied: int | None = None
         self._accepting: list[asyncio.Task[None]] = []
         self._opening: set[asyncio.Task[None]] = set()
         self._connections: set[_Connection] = set()
@@ -140,6 +143,7 @@ class Listener:
             )
         if self._doors.unix_path is not None:
             self._group = peers.group_id(self._doors.unix_group)
+            self._denied = peers.user_id(self._doors.unix_denied)
             self._accept(_unix_socket(self._doors.unix_path, self._group), local=True)
             log.info("listening on %s", self._doors.unix_path)
 
@@ -210,7 +214,7 @@ class Listener:
         self._connections.add(connection)
         try:
             if local:
-                connection.caller = peers.unix_caller(peers.credentials(accepted), self._group)
+                connection.caller = peers.unix_caller(peers.credentials(accepted), self._group, self._denied)
             else:
                 connection.address = _tune(accepted)
                 connection.caller = None if context else peers.plain_caller(connection.address)

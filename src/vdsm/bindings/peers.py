@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import grp
 import os
+import pwd
 import socket
 import struct
 from collections.abc import Mapping
@@ -95,12 +96,25 @@ def group_id(name: str) -> int | None:
         return None
 
 
-def unix_caller(who: Credentials, allowed_group: int | None) -> Caller:
+def user_id(name: str) -> int | None:
+    """The id of a user by its name; asks the user database, so only at start."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def unix_caller(who: Credentials, allowed_group: int | None, denied_user: int | None = None) -> Caller:
     """The caller on the unix socket: root, or a member of the allowed group; both may do everything.
 
+    QEMU runs with the group of the images, which may be the same one: ``denied_user`` keeps a guest that broke out of
+    its QEMU from giving orders.
+
     Raises:
-        Denied: neither.
+        Denied: neither, or the one who is denied.
     """
+    if who.uid != 0 and who.uid == denied_user:
+        raise Denied("the unix socket", "anybody but QEMU's user")
     if who.uid == 0 or (allowed_group is not None and allowed_group in who.groups):
         return Caller("root" if who.uid == 0 else f"uid {who.uid}", Role.ADMIN, Way.UNIX)
     raise Denied("the unix socket", f"root or group {allowed_group}")

@@ -14,6 +14,7 @@ from vdsm.host.capabilities import Capabilities
 from vdsm.host.hardware import HardwareSource
 from vdsm.host.hypervisor import HypervisorFacts
 from vdsm.services.acceleration import Acceleration
+from vdsm.storage.formats.tree import GROUP as STORAGE_GROUP
 from vdsm.virt.spec import Limits
 from vdsm.virt.traits import HostTraits
 
@@ -70,6 +71,7 @@ class TraitsSource:
             host_serial=self._host_id(),
             run_dir=paths.run_dir,
             log_dir=paths.log_dir,
+            storage_label=self._storage_label(),
             display_address=virt.display_address,
             network_addresses={
                 name: network.ip.address
@@ -77,6 +79,13 @@ class TraitsSource:
                 if network.ip.address
             },
         )
+
+    def _storage_label(self) -> str:
+        """QEMU's own user with the group that images of storage domains belong to; root needs no group."""
+        host = fromstring(self._guests.capabilities_xml())
+        label = host.findtext("host/secmodel[model='dac']/baselabel[@type='qemu']") or ""
+        user = label.partition(":")[0]
+        return f"{user}:+{STORAGE_GROUP}" if user not in {"", "0", "+0"} else ""
 
     def _emulator_path(self) -> str:
         if not self._emulator:

@@ -87,7 +87,7 @@ class Launcher:
         # Looking into an image takes some 20 ms, most of it in other processes.
         found = threads.tmap(self._images.prepare, prepared.images, workers=_AT_ONCE, timeout_s=_IMAGES_S)
         locations = {ref.target: location for ref, location in zip(prepared.images, found, strict=True)}
-        return domxml.place(prepared, locations)
+        return domxml.place(prepared, locations, self._traits().storage_label)
 
     def _teardown(self, images: tuple[ImageRef, ...]) -> None:
         for ref in images:

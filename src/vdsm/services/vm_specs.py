@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vdsm.api import vm_types as api
 from vdsm.base.ids import VmId
-from vdsm.virt.spec import BootSpec, DiskSpec, NicSpec, VmSpec
+from vdsm.virt.spec import BootSpec, DiskImage, DiskSpec, NicSpec, VmSpec
 
 
 def spec_of(shape: api.VmShape, name: str, vm_id: VmId) -> VmSpec:
@@ -22,6 +22,7 @@ def spec_of(shape: api.VmShape, name: str, vm_id: VmId) -> VmSpec:
                 device=disk.device,
                 readonly=disk.readonly,
                 serial=disk.serial,
+                image=_image_spec(disk.image),
             )
             for disk in shape.disks
         ),
@@ -54,6 +55,7 @@ def description_of(spec: VmSpec) -> api.VmDescription:
                 bus=disk.bus,
                 readonly=disk.readonly,
                 serial=disk.serial,
+                image=_image_description(disk.image),
             )
             for disk in spec.disks
         ),
@@ -66,4 +68,18 @@ def description_of(spec: VmSpec) -> api.VmDescription:
         guest_agent=spec.agent_channel,
         machine=spec.machine,
         cpu_model=spec.cpu_model,
+    )
+
+
+def _image_spec(image: api.DiskImage | None) -> DiskImage | None:
+    if image is None:
+        return None
+    return DiskImage(image.domain_id, image.image_id, image.volume_id, image.pool_id)
+
+
+def _image_description(image: DiskImage | None) -> api.DiskImage | None:
+    if image is None:
+        return None
+    return api.DiskImage(
+        domain_id=image.domain_id, image_id=image.image_id, volume_id=image.volume_id, pool_id=image.pool_id
     )

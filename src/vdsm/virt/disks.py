@@ -44,10 +44,18 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a prepared image is: a path without links, and whether it is a block device."""
+    """Where a prepared image is.
+
+    Attributes:
+        path: without links.
+        block: it is a block device.
+        shared: it belongs to a storage domain: other hosts and the agent read it, so its owner must not be changed,
+            and QEMU gets at it through the storage's group.
+    """
 
     path: str
     block: bool = False
+    shared: bool = False
 
 
 class Images(Protocol):

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, TypeVar
 
 from vdsm.base.clock import monotonic_s
@@ -52,6 +53,10 @@ R = TypeVar("R")
 _RETRY_S: Final = 1.0
 
 
+def _keep(_: DomainFacts) -> None:
+    """What is prepared for VMs needs no giving back."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Seconds, and the ids that tell ours from others': the agent's instance and the host's boot."""
@@ -69,15 +74,25 @@ class Settings:
 
 
 class Fleet:
-    """See the module. ``publish`` is called from the VMs' strands, with every change of a VM but its samples."""
+    """See the module.
+
+    ``publish`` is called from the VMs' strands, with every change of a VM but its samples. ``release`` gives back what
+    was prepared for a VM that another process of the agent started; it is called once when that VM has ended.
+    """
 
     def __init__(
-        self, hypervisor: Hypervisor, records: Records, publish: Callable[[VmChange], None], settings: Settings
+        self,
+        hypervisor: Hypervisor,
+        records: Records,
+        publish: Callable[[VmChange], None],
+        settings: Settings,
+        release: Callable[[DomainFacts], None] = _keep,
     ) -> None:
         self._hypervisor = hypervisor
         self._records = records
         self._publish = publish
         self._settings = settings
+        self._release = release
         self._lock = threading.Lock()
         self._machines: dict[VmId, Machine] = {}
         self._ready = threading.Event()
@@ -370,7 +385,7 @@ class Fleet:
             return
         view = self._adopted(domain, facts, record)
         with self._lock:
-            self._machines[view.vm_id] = Machine(view, self._world)
+            self._machines[view.vm_id] = Machine(view, self._world, teardown=partial(self._release, facts))
         if record is None:
             self._record(view)
         if self._ready.is_set():
@@ -401,6 +416,7 @@ class Fleet:
         if how is None:
             how = endings.MISSING if record.boot_id == self._settings.boot_id else endings.HOST_RESTARTED
             self._note_end(record.vm_id, how)
+            self._release_unseen(facts)
         view = VmView(
             vm_id=record.vm_id,
             name=record.name,
@@ -413,6 +429,12 @@ class Fleet:
         )
         with self._lock:
             self._machines[view.vm_id] = Machine(view, self._world)
+
+    def _release_unseen(self, facts: DomainFacts) -> None:
+        try:
+            self._release(facts)
+        except VdsmError as error:
+            log.error("VM %s: %s", facts.vm_id, error)  # noqa: TRY400 - it is gone all the same
 
     def _note_end(self, vm_id: VmId, how: Exit) -> None:
         try:

@@ -37,6 +37,7 @@ _BUSES: Final[dict[DiskDevice, tuple[DiskBus, ...]]] = {
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # A VM is asked for by its name or its id: a name that could be an id might be another VM's.
 _ID: Final = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_STORAGE_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SERIAL: Final = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_SERIAL}}}")
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _BRIDGE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # the kernel's length limit of a device name
@@ -44,8 +45,21 @@ _CPU_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
+class DiskImage:
+    """The address of a volume in a storage domain: the top of the chain that a VM writes to."""
+
+    domain_id: str
+    image_id: str
+    volume_id: str
+    pool_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskSpec:
-    """One drive. ``path`` None is a removable drive without a medium, ``bus`` None the best for the device."""
+    """One drive: a ``path`` or an ``image`` of a storage domain.
+
+    Neither is a removable drive without a medium; ``bus`` None is the best for the device.
+    """
 
     path: str | None
     format: DiskFormat = "raw"
@@ -53,6 +67,7 @@ class DiskSpec:
     device: DiskDevice = "disk"
     readonly: bool = False
     serial: str | None = None
+    image: DiskImage | None = None
 
     @property
     def effective_bus(self) -> DiskBus:
@@ -159,11 +174,7 @@ def check_range(field: str, value: int, low: int, high: int) -> None:
 
 
 def _check_disk(field: str, disk: DiskSpec, machine: str) -> None:
-    if disk.path is None:
-        if disk.device == "disk":
-            raise BadParameter(f"{field}.path", "is missing")
-    else:
-        check_path(f"{field}.path", disk.path)
+    _check_source(field, disk)
     if disk.serial is not None:
         _matches(
             f"{field}.serial",
@@ -179,6 +190,18 @@ def _check_disk(field: str, disk: DiskSpec, machine: str) -> None:
         raise BadParameter(f"{field}.readonly", f"a disk on {disk.effective_bus} cannot be read-only")
     if disk.effective_bus == "ide" and machine != "pc":
         raise BadParameter(f"{field}.bus", f"ide does not exist in the machine {machine}")
+
+
+def _check_source(field: str, disk: DiskSpec) -> None:
+    if disk.image is not None:
+        if disk.path is not None:
+            raise BadParameter(f"{field}.path", "must not be given together with image")
+        for name in ("domain_id", "image_id", "volume_id", "pool_id"):
+            _matches(f"{field}.image.{name}", getattr(disk.image, name), _STORAGE_ID, "must be a lower-case UUID")
+    elif disk.path is not None:
+        check_path(f"{field}.path", disk.path)
+    elif disk.device == "disk":
+        raise BadParameter(f"{field}.path", "is missing, and so is image")
 
 
 def _check_nics(nics: tuple[NicSpec, ...]) -> None:

@@ -17,6 +17,8 @@ class HostTraits:
     ``machines`` are all machine names and aliases that the emulator knows; empty means not known, and then none is
     refused. ``network_filters`` are the names of libvirt's network filters, empty likewise. ``run_dir`` and
     ``log_dir`` are the agent's own; each VM's console socket and log are in their sub-directory ``console``.
+    ``storage_label`` is libvirt's name of the user and group that QEMU runs as when it has images of storage domains;
+    empty: as always.
     ``display_address`` is where displays listen, but for those on a network whose address is in ``network_addresses``.
     """
 
@@ -30,6 +32,7 @@ class HostTraits:
     network_filters: frozenset[str] = frozenset()
     run_dir: str = "/run/vdsm"
     log_dir: str = "/var/log/vdsm"
+    storage_label: str = ""
     display_address: str = "127.0.0.1"
     network_addresses: Mapping[str, str] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from vdsm.virt import spec as description
 from vdsm.virt.disks import ImageRef
 from vdsm.virt.domxml import adaptation, tree
 from vdsm.virt.domxml.description import AGENT_CHANNEL
-from vdsm.virt.spec import DiskSpec, VmSpec
+from vdsm.virt.spec import DiskImage, DiskSpec, VmSpec
 from vdsm.virt.traits import HostTraits
 
 BALLOON_PERIOD_S: Final = 10
@@ -68,20 +68,37 @@ def targets(spec: VmSpec) -> tuple[str, ...]:
 def images(spec: VmSpec) -> tuple[ImageRef, ...]:
     """All images of a description, named as it names them."""
     refs = [
-        ImageRef(
-            field=f"disks[{index}].path",
-            target=target,
-            path=disk.path,
-            format=disk.format,
-            readonly=disk.readonly or disk.device == "cdrom",
-        )
+        _image(f"disks[{index}]", disk, target, path)
         for index, (disk, target) in enumerate(zip(spec.disks, targets(spec), strict=True))
-        if disk.path is not None
+        if (path := _source(disk)) is not None
     ]
     for name, path in (("kernel", spec.boot.kernel), ("initrd", spec.boot.initrd)):
         if path is not None:
             refs.append(ImageRef(field=f"boot.{name}", target=name, path=path, format=None, readonly=True))
     return tuple(refs)
+
+
+def _image(field: str, disk: DiskSpec, target: str, path: str) -> ImageRef:
+    at = disk.image or DiskImage("", "", "", "")
+    return ImageRef(
+        field=f"{field}.path" if disk.image is None else f"{field}.image",
+        target=target,
+        path=path,
+        format=disk.format,
+        readonly=disk.readonly or disk.device == "cdrom",
+        pool_id=at.pool_id,
+        domain_id=at.domain_id,
+        image_id=at.image_id,
+        volume_id=at.volume_id,
+    )
+
+
+def _source(disk: DiskSpec) -> str | None:
+    """Its path; for an image of a storage domain the name that an Engine gives it, until it is prepared."""
+    if disk.image is None:
+        return disk.path
+    at = disk.image
+    return f"/rhev/data-center/{at.pool_id}/{at.domain_id}/images/{at.image_id}/{at.volume_id}"
 
 
 def mac_of(vm_id: VmId, index: int) -> str:
@@ -109,6 +126,16 @@ def _add_metadata(root: ET.Element, spec: VmSpec) -> None:
         ("ballooningEnabled", "bool", "true"),
     ):
         tree.add(vm, f"{{{tree.OVIRT_VM}}}{name}", value, **({"type": kind} if kind else {}))
+    for disk, target in zip(spec.disks, targets(spec), strict=True):
+        if disk.image is not None:
+            device = tree.add(vm, f"{{{tree.OVIRT_VM}}}device", devtype="disk", name=target)
+            for name, ident in (
+                ("poolID", disk.image.pool_id),
+                ("domainID", disk.image.domain_id),
+                ("imageID", disk.image.image_id),
+                ("volumeID", disk.image.volume_id),
+            ):
+                tree.add(device, f"{{{tree.OVIRT_VM}}}{name}", ident)
 
 
 def _add_system(root: ET.Element, spec: VmSpec) -> None:
@@ -171,8 +198,9 @@ def _disk_element(disk: DiskSpec, target: str) -> ET.Element:
         # A full file system pauses the VM instead of giving the guest an error that it cannot repair.
         driver.set("error_policy", "stop")
         driver.set("discard", "unmap")
-    if disk.path is not None:
-        tree.add(element, "source", file=disk.path)
+    path = _source(disk)
+    if path is not None:
+        tree.add(element, "source", file=path)
     tree.add(element, "target", dev=target, bus=disk.effective_bus)
     if readonly:
         tree.add(element, "readonly")

@@ -71,9 +71,17 @@ def build(spec: VmSpec, owner: Owner, traits: HostTraits) -> Prepared:
     return replace(prepared, images=construction.images(spec))
 
 
-def place(prepared: Prepared, locations: Mapping[str, Location]) -> Prepared:
-    """Put in where the images really are: ``locations`` by the target of each of ``prepared.images``."""
+def place(prepared: Prepared, locations: Mapping[str, Location], storage_label: str = "") -> Prepared:
+    """Put in where the images really are.
+
+    Args:
+        prepared: the domain.
+        locations: by the target of each of ``prepared.images``.
+        storage_label: who QEMU must be to get at images of storage domains; see ``HostTraits``.
+    """
     root = tree.parse_own(prepared.xml)
+    if storage_label and any(location.shared for location in locations.values()):
+        tree.add(tree.add(root, "seclabel", type="static", model="dac", relabel="yes"), "label", storage_label)
     for disk in root.iterfind("devices/disk"):
         location = locations.get(tree.attribute(disk, "target", "dev"))
         source = disk.find("source")
@@ -93,6 +101,10 @@ def _place(disk: ET.Element, source: ET.Element, location: Location) -> None:
     for name in ("file", "dev"):
         source.attrib.pop(name, None)
     source.set("dev" if location.block else "file", location.path)
+    if location.shared:
+        for old in source.findall("seclabel"):
+            source.remove(old)
+        tree.add(source, "seclabel", model="dac", relabel="no")
     driver = disk.find("driver")
     if driver is not None and not location.block and driver.get("io") == "native" and driver.get("cache") != "none":
         del driver.attrib["io"]
