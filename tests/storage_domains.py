@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import lzma
 import tarfile
+from functools import partial
 from pathlib import Path
 
 from vdsm.storage.access import FileAccess
-from vdsm.storage.file_backend import FileBackend, create_domain
+from vdsm.storage.domain_maker import create_domain
+from vdsm.storage.file_backend import FileBackend
+from vdsm.storage.formats import leases, tree
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.ids import DomainId, new_id
@@ -47,8 +50,16 @@ def metadata(kind: StorageType = StorageType.LOCALFS, version: int = 5) -> Domai
 
 def file_domain(files: FileAccess, root: Path, described: DomainMetadata, areas: Areas | None = None) -> FileBackend:
     """Make a file domain and open it."""
-    create_domain(files, str(root), described, areas, now_s=NOW_S)
+    create_domain(files, str(root), described, partial(format_leases, areas, str(root), described), now_s=NOW_S)
     return FileBackend(files, str(root), described, QemuImageMaker(), areas)
+
+
+def format_leases(areas: Areas | None, root: str, described: DomainMetadata) -> None:
+    """What sanlock does for a new domain on shared storage."""
+    if areas is not None:
+        shape, dom_md = described.geometry, f"{root}/{described.domain_id}/{tree.DOM_MD}"
+        areas.write_lockspace(LeaseRecord(described.domain_id, "", f"{dom_md}/{tree.IDS}", 0, shape))
+        areas.write_resource(leases.sdm_lease(described.domain_id, f"{dom_md}/{tree.LEASES}", shape))
 
 
 def unpack_sample(root: Path) -> None:

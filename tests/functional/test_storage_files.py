@@ -20,11 +20,11 @@ from vdsm.base.errors import VdsmError
 from vdsm.storage import plans
 from vdsm.storage.backend import Area, Inventory
 from vdsm.storage.chain import differences
+from vdsm.storage.domain_maker import NewDomain, create_domain, described, remove_domain
 from vdsm.storage.errors import (
     BrokenSeal,
     Damaged,
     DomainExists,
-    InvalidParameter,
     MissingKey,
     NoSpace,
     NoSuchDomain,
@@ -33,9 +33,9 @@ from vdsm.storage.errors import (
     WrongBlockSize,
 )
 from vdsm.storage.executor import carry_out
-from vdsm.storage.file_backend import FileBackend, create_domain, remove_domain
+from vdsm.storage.file_backend import FileBackend
 from vdsm.storage.files import FileDomainReader, find_domain
-from vdsm.storage.formats.leases import MIB, Geometry, geometry
+from vdsm.storage.formats.leases import MIB, Geometry
 from vdsm.storage.formats.xleases import Index
 from vdsm.storage.ids import DomainId, ImageId, ImageRef, VolumeId, VolumeRef
 from vdsm.storage.image_maker import QemuImageMaker
@@ -402,11 +402,10 @@ def test_version_3_makes_old_qcow2(tmp_path: Path) -> None:
 def test_domain_is_made_once_and_taken_away_whole(tmp_path: Path) -> None:
     backend = file_domain(LocalFiles(), tmp_path, metadata())
     with pytest.raises(DomainExists):
-        create_domain(LocalFiles(), str(tmp_path), metadata(), None, now_s=NOW_S)
+        create_domain(LocalFiles(), str(tmp_path), metadata(), lambda: None, now_s=NOW_S)
     ref = add(backend, "a", 1, MIB)
-    with pytest.raises(StorageFailed):
-        remove_domain(LocalFiles(), str(tmp_path), backend.domain_id)
     again = file_domain_in(tmp_path / "other")
+    add(again, "a", 1, MIB)
     remove_domain(LocalFiles(), str(tmp_path / "other"), again.domain_id)
     remove_domain(LocalFiles(), str(tmp_path / "other"), again.domain_id)
     assert list((tmp_path / "other").iterdir()) == []
@@ -454,7 +453,7 @@ def test_full_file_system_at_each_write_leaves_nothing_of_a_domain(tmp_path: Pat
     refused = 0
     while True:
         try:
-            create_domain(Full(refused), str(tmp_path), metadata(StorageType.NFS), Areas(), now_s=NOW_S)
+            file_domain(Full(refused), tmp_path, metadata(StorageType.NFS), Areas())
         except NoSpace:
             refused += 1
             assert list(tmp_path.iterdir()) == []
@@ -539,11 +538,9 @@ def base_image(backend: FileBackend) -> ImageRef:
 
 
 def test_sectors_are_those_of_the_storage(tmp_path: Path) -> None:
-    large = replace(metadata(StorageType.POSIXFS), geometry=geometry(4096))
+    request = NewDomain(metadata().domain_id, StorageType.GLUSTERFS, "server:/x", block_size=4096)
     with pytest.raises(WrongBlockSize):
-        create_domain(LocalFiles(), str(tmp_path), large, Areas(), now_s=NOW_S)
-    with pytest.raises(InvalidParameter):
-        create_domain(LocalFiles(), str(tmp_path), metadata(StorageType.NFS), None, now_s=NOW_S)
+        described(LocalFiles(), str(tmp_path), request)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""A file domain, written: the other half of ``backend.Backend`` on a directory, and the making of a domain.
+"""A file domain, written: the other half of ``backend.Backend`` on a directory.
 
 The order of the names in an image's directory is the protocol of a volume's life: data first, then .meta, which makes
 it a volume, then .lease; and away again in the order data, .lease, .meta, so that what a crash leaves is found by its
@@ -11,26 +11,23 @@ import errno
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from vdsm.base.undo import Undo
 from vdsm.storage.access import FileAccess
 from vdsm.storage.backend import Area, LeaseWriter
 from vdsm.storage.errors import (
-    DomainExists,
     InvalidParameter,
     NoSuchImage,
     NoSuchVolume,
     VolumeExists,
-    WrongBlockSize,
     WrongChain,
     WrongFormat,
 )
-from vdsm.storage.files import FileDomainReader, find_domain, told
-from vdsm.storage.formats import leases, tree, xleases
+from vdsm.storage.files import FileDomainReader, told
+from vdsm.storage.formats import tree
 from vdsm.storage.formats.domain import DomainMetadata, encode_domain
 from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.formats.volume import VolumeMetadata, encode_volume
-from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef
-from vdsm.storage.kinds import Allocation, StorageType, VolumeFormat
+from vdsm.storage.ids import ImageId, VolumeId, VolumeRef
+from vdsm.storage.kinds import Allocation, VolumeFormat
 from vdsm.storage.steps import NewData
 
 # QEMU finds out a raw file's alignment by reading its first block, which must not be a hole.
@@ -320,98 +317,3 @@ class FileBackend(FileDomainReader):
             except OSError as error:
                 if error.errno != errno.ENOTEMPTY:
                     raise
-
-
-def create_domain(
-    files: FileAccess, root: str, metadata: DomainMetadata, lease_writer: LeaseWriter | None, *, now_s: int
-) -> None:
-    """Make a domain in a mounted file system.
-
-    Args:
-        files: how its files are reached.
-        root: where the file system is mounted.
-        metadata: what the domain is to say of itself.
-        lease_writer: who formats the lockspace and the SPM's lease; None on LOCALFS.
-        now_s: whole seconds since the epoch, for the index of external leases.
-
-    Raises:
-        DomainExists: there is a domain already; one file system has at most one.
-        WrongBlockSize: the storage has other sectors.
-        NoSpace, StorageFailed: it could not be made; what was begun is gone again.
-    """
-    present = find_domain(files, root)
-    if present is not None:
-        raise DomainExists(root, present)
-    if (lease_writer is None) is metadata.storage_type.is_shared:
-        raise InvalidParameter("domainType", "leases are for shared storage, and needed there")
-    text = encode_domain(metadata)
-    _check_sectors(files, root, metadata)
-    path = f"{root}/{metadata.domain_id}"
-    with told(f"making the domain {path}"), Undo() as undo:
-        _make(files, path, undo)
-        _make(files, f"{path}/{tree.DOM_MD}", undo)
-        for special in tree.special_files(metadata.storage_type, metadata.version, metadata.geometry):
-            name = f"{path}/{tree.DOM_MD}/{special.name}"
-            files.create(name, mode=special.mode)
-            undo.add(files.unlink, name)
-            if special.fresh_size:
-                files.truncate(name, special.fresh_size)
-            if special.name == tree.XLEASES:
-                _format_index(files, name, metadata, now_s)
-        files.create(f"{path}/{tree.DOM_MD}/{tree.METADATA}", text, mode=tree.METADATA_MODE)
-        undo.add(files.unlink, f"{path}/{tree.DOM_MD}/{tree.METADATA}")
-        _make(files, f"{path}/{tree.IMAGES}", undo)
-        if lease_writer is not None:
-            _format_leases(lease_writer, path, metadata)
-        undo.commit()
-
-
-def remove_domain(files: FileAccess, root: str, domain_id: DomainId) -> None:
-    """Take a domain without images away, also one that was half made; nothing if there is none.
-
-    The metadata goes first, so that what is left is no domain to anybody.
-
-    Raises:
-        StorageFailed: there are images, or something foreign, in it; or the storage refused.
-    """
-    path = f"{root}/{domain_id}"
-    places = [tree.DOM_MD, f"{tree.MASTER}/{tree.VMS}", f"{tree.MASTER}/{tree.TASKS}", tree.MASTER, tree.IMAGES, ""]
-    with told(f"removing the domain {path}"):
-        for directory in (f"{path}/{place}".rstrip("/") for place in places):
-            try:
-                names = files.listdir(directory)
-            except FileNotFoundError:
-                continue
-            if directory.endswith(tree.DOM_MD):
-                for name in sorted(names, key=lambda name: (name != tree.METADATA, name)):
-                    files.unlink(f"{directory}/{name}")
-            files.rmdir(directory)
-
-
-def _check_sectors(files: FileAccess, root: str, metadata: DomainMetadata) -> None:
-    if not metadata.storage_type.is_shared:
-        return
-    with told(f"probing the sectors of {root}"):
-        found = files.probe_block_size(root)
-    if found not in {1, metadata.geometry.block_size}:
-        raise WrongBlockSize(f"the storage has {found}, the domain is to have {metadata.geometry.block_size}")
-    if metadata.storage_type in {StorageType.NFS, StorageType.POSIXFS} and metadata.geometry.block_size != 512:
-        raise WrongBlockSize(f"{metadata.storage_type.value} domains have 512")
-
-
-def _make(files: FileAccess, path: str, undo: Undo) -> None:
-    files.mkdir(path, mode=tree.DIRECTORY_MODE)
-    undo.add(files.rmdir, path)
-
-
-def _format_index(files: FileAccess, path: str, metadata: DomainMetadata, now_s: int) -> None:
-    start = xleases.index_offset(metadata.geometry)
-    files.write_at(path, start, xleases.format_index(metadata.domain_id, now_s, updating=True))
-    ready = xleases.format_index(metadata.domain_id, now_s)
-    files.write_at(path, start, ready[: metadata.geometry.block_size])
-
-
-def _format_leases(writer: LeaseWriter, path: str, metadata: DomainMetadata) -> None:
-    shape, domain_id = metadata.geometry, metadata.domain_id
-    writer.write_lockspace(LeaseRecord(domain_id, "", f"{path}/{tree.DOM_MD}/{tree.IDS}", 0, shape))
-    writer.write_resource(leases.sdm_lease(domain_id, f"{path}/{tree.DOM_MD}/{tree.LEASES}", shape))

@@ -1,0 +1,340 @@
+"""The storage domains that this host reaches: finds them in what is connected, and opens, makes and formats them.
+
+A domain is looked for in all mounts at once, in each through its own helper process: one that does not answer costs
+its own look-up the deadline, and nobody who finds what he wants elsewhere. What was opened stays open until it is
+forgotten: the monitor does that when a domain has gone or changed its version, the connections when they end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Final, NoReturn, TypeVar
+
+from vdsm.base.clock import now_utc
+from vdsm.base.errors import Busy, NotResponding, Unfinished, Unreachable, VdsmError
+from vdsm.base.threads import itmap
+from vdsm.storage import domain_maker
+from vdsm.storage.access import FileAccess
+from vdsm.storage.backend import Space
+from vdsm.storage.domain import Domain
+from vdsm.storage.domain_maker import NewDomain
+from vdsm.storage.domain_opener import DomainOpener, DomainTools, Mount
+from vdsm.storage.errors import (
+    DomainAttached,
+    DomainNotReady,
+    LongDescription,
+    NoSuchDomain,
+    NotMounted,
+    StorageFailed,
+)
+from vdsm.storage.files import find_domain, told
+from vdsm.storage.formats import tree
+from vdsm.storage.formats.domain import MAX_DESCRIPTION, DomainMetadata
+from vdsm.storage.formats.mounts import normalize
+from vdsm.storage.ids import DomainId
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A storage that says one of these may have the domain or not.
+_SILENT: Final = (NotResponding, Unfinished, Unreachable, Busy, StorageFailed)
+# Added to the deadline of the calls: theirs comes first.
+_MARGIN_S: Final = 5.0
+
+
+class Domains:
+    """See the module; may be used by many threads at once.
+
+    Args:
+        connections_view: everything that is connected now.
+        tools: what domains work with.
+        timeout_s: seconds for each call to a storage.
+    """
+
+    def __init__(
+        self, connections_view: Callable[[], Sequence[Mount]], tools: DomainTools, *, timeout_s: float = 10.0
+    ) -> None:
+        self._view: Final = connections_view
+        self._opener: Final = DomainOpener(tools)
+        self._timeout_s: Final = timeout_s
+        self._lock = threading.Lock()
+        self._open: dict[DomainId, Domain] = {}
+        self._places: dict[str, DomainId] = {}
+        self._edits: dict[str, threading.Lock] = {}
+
+    def find(self, domain_id: DomainId) -> Domain:
+        """A domain, opened now or before.
+
+        Raises:
+            NoSuchDomain: no connected storage has it.
+            Damaged, UnsupportedVersion, WrongBlockSize: it is there and cannot be used.
+            Unfinished, NotResponding, ...: none that answers has it, and one that does not answer may.
+        """
+        with self._lock:
+            known = self._open.get(domain_id)
+        return known or self._keep(self._search(domain_id))
+
+    def visible(self) -> list[DomainId]:
+        """The domains in all storage that answers, sorted."""
+
+        def look(mount: Mount) -> DomainId | None:
+            return find_domain(self._opener.files(mount.path), mount.path)
+
+        found = []
+        for mount, future in self._ask(look):
+            try:
+                domain_id = future()
+            except VdsmError as error:
+                log.warning("%s cannot be looked at: %s", mount.path, error)
+                continue
+            if domain_id is not None:
+                found.append(domain_id)
+                self._note(mount.path, domain_id)
+        return sorted(set(found))
+
+    def forget(self, domain_id: DomainId) -> None:
+        """Open the domain anew when it is asked for next. Its lock stays what it is."""
+        with self._lock:
+            self._open.pop(domain_id, None)
+
+    def forget_mount(self, path: str) -> None:
+        """A connection has ended: forget what was there, and end its helper."""
+        with self._lock:
+            self._places.pop(path, None)
+            self._open = {ident: domain for ident, domain in self._open.items() if domain.mount != path}
+        self._opener.close(path)
+
+    def info(self, domain_id: DomainId) -> DomainMetadata:
+        """What the domain says of itself now.
+
+        Raises:
+            NoSuchDomain, Damaged, ...: see ``find``.
+        """
+        return self.find(domain_id).backend.read_domain()
+
+    def space(self, domain_id: DomainId) -> Space:
+        """The domain's room now."""
+        return self.find(domain_id).backend.space()
+
+    def validate(self, domain_id: DomainId) -> DomainMetadata:
+        """Open the domain anew and see that all that every domain has is there.
+
+        Raises:
+            DomainNotReady: something is missing.
+            NoSuchDomain, Damaged, ...: see ``find``.
+        """
+        self.forget(domain_id)
+        domain = self.find(domain_id)
+        metadata = domain.backend.read_domain()
+        special = [item.name for item in tree.special_files(domain.kind, domain.version, domain.geometry)]
+        with told(f"looking at {domain.path}"):
+            there = set(domain.files.listdir(f"{domain.path}/{tree.DOM_MD}"))
+            if tree.IMAGES not in domain.files.listdir(domain.path):
+                raise DomainNotReady(domain.path, f"it has no {tree.IMAGES}")
+        missing = [name for name in special if name not in there]
+        if missing:
+            raise DomainNotReady(domain.path, f"it has no {', '.join(missing)}")
+        return metadata
+
+    def update(self, domain_id: DomainId, change: Callable[[DomainMetadata], DomainMetadata]) -> DomainMetadata:
+        """Change a domain's metadata: read, changed and written while nobody else of this host does.
+
+        Other hosts are kept away by the caller's lease.
+
+        Args:
+            domain_id: the domain.
+            change: makes the new metadata from what is on the disk.
+
+        Raises:
+            Busy: somebody else has been at it for long.
+            InvalidParameter: a value cannot be written.
+            NoSpace, StorageFailed, Unfinished, NotResponding: it is as it was, or (Unfinished) may be changed yet.
+        """
+        domain = self.find(domain_id)
+        with self._alone(domain_id):
+            before = domain.backend.read_domain()
+            after = change(before)
+            if after != before:
+                domain.backend.write_domain(after)
+        if (after.version, after.geometry, after.domain_class) != (
+            domain.version,
+            domain.geometry,
+            domain.domain_class,
+        ):
+            self.forget(domain_id)
+        return after
+
+    def set_description(self, domain_id: DomainId, text: str) -> None:
+        """Give a domain another name.
+
+        Raises:
+            LongDescription: it has more than 50 characters.
+            InvalidParameter: it is more than one line.
+        """
+        if len(text) > MAX_DESCRIPTION:
+            raise LongDescription(len(text), MAX_DESCRIPTION)
+        self.update(domain_id, lambda metadata: replace(metadata, description=text))
+
+    def create(self, request: NewDomain) -> Domain:
+        """Make a domain, without a journal; see ``domain_work.DomainWork`` for one that survives the agent's end.
+
+        Raises:
+            NotMounted: what it is to lie in is not connected.
+            DomainExists, LongDescription, ...: see ``domain_maker.described`` and ``create_domain``.
+        """
+        mount = self.place_for(request)
+        with self._alone(mount.path):
+            files = self._opener.files(mount.path)
+            metadata = domain_maker.described(files, mount.path, request)
+            lock = self._opener.lock(mount.path, metadata)
+            now_s = int(now_utc().timestamp())
+            domain_maker.create_domain(files, mount.path, metadata, lock.format, now_s=now_s)
+        return self.find(request.id)
+
+    def format(self, domain_id: DomainId, *, auto_detach: bool = False) -> None:
+        """Take a domain away with all that is in it; what cannot be finished can be done again.
+
+        Raises:
+            DomainAttached: it belongs to a pool, and ``auto_detach`` was not asked for.
+            NoSuchDomain, Damaged, ...: see ``find``.
+        """
+        mount_path = self.formattable(domain_id, auto_detach=auto_detach)
+        with self._alone(mount_path):
+            domain_maker.remove_domain(self._opener.files(mount_path), mount_path, domain_id)
+        self.forget_whole(domain_id)
+
+    def place_for(self, request: NewDomain) -> Mount:
+        """Where a new domain is to be made.
+
+        Raises:
+            NotMounted: that is not connected.
+        """
+        wanted = normalize(request.spec)
+        fitting = [mount for mount in self._view() if normalize(mount.spec) == wanted]
+        for mount in sorted(fitting, key=lambda mount: mount.type is not request.kind):
+            if mount.type.is_shared is request.kind.is_shared:
+                return mount
+        raise NotMounted(request.spec)
+
+    def formattable(self, domain_id: DomainId, *, auto_detach: bool) -> str:
+        """The mount of a domain that may be formatted, also of one without metadata: half made, or half removed.
+
+        Raises:
+            See ``format``.
+        """
+        self.forget(domain_id)
+        try:
+            domain = self.find(domain_id)
+        except NoSuchDomain:
+            place = self._half_made(domain_id)
+            if place is None:
+                raise
+            return place
+        pools = domain.backend.read_domain().pools
+        if pools and not auto_detach:
+            raise DomainAttached(domain_id, ", ".join(pools))
+        return domain.mount
+
+    def forget_whole(self, domain_id: DomainId) -> None:
+        """A domain has been taken away: forget all about it."""
+        self.forget(domain_id)
+        self._opener.forget_locks(domain_id)
+        with self._lock:
+            self._places = {path: ident for path, ident in self._places.items() if ident != domain_id}
+
+    def connected_files(self, mount_path: str) -> FileAccess:
+        """The files of a mount that is there: without it the same path would be an empty directory of this host.
+
+        Raises:
+            NotMounted: it is not there.
+        """
+        if mount_path not in {mount.path for mount in self._view()}:
+            raise NotMounted(mount_path)
+        return self._opener.files(mount_path)
+
+    @property
+    def opener(self) -> DomainOpener:
+        """How domains are opened, and where their locks are."""
+        return self._opener
+
+    def _search(self, domain_id: DomainId) -> Domain:
+        silent: list[tuple[str, VdsmError]] = []
+        broken: list[VdsmError] = []
+        for mount, outcome in self._ask(lambda mount: self._opener.open(mount, domain_id)):
+            try:
+                return outcome()
+            except NoSuchDomain:
+                continue
+            except _SILENT as error:
+                log.warning("%s cannot be looked at for the domain %s: %s", mount.path, domain_id, error)
+                silent.append((mount.path, error))
+            except VdsmError as error:
+                broken.append(error)
+        # One file system has one domain: of those that are known to have another one nothing is expected.
+        with self._lock:
+            doubtful = [error for path, error in silent if self._places.get(path, domain_id) == domain_id]
+        raise (broken + doubtful + [NoSuchDomain(domain_id)])[0]
+
+    def _ask(self, look: Callable[[Mount], T]) -> Iterator[tuple[Mount, Callable[[], T]]]:
+        """Look at all mounts at once; each with what it answered or raises, those that are ready first."""
+        mounts = list(self._view())
+        if len(mounts) == 1:
+            yield mounts[0], partial(look, mounts[0])
+            return
+        left = {mount.path: mount for mount in mounts}
+        try:
+            for mount, future in itmap(look, mounts, workers=len(mounts), timeout_s=self._timeout_s + _MARGIN_S):
+                left.pop(mount.path, None)
+                yield mount, future.result
+        except Unfinished as error:
+            # Only when helpers could not be started or ended in time: their calls have deadlines of their own.
+            for mount in left.values():
+                yield mount, partial(_fail, error)
+
+    def _half_made(self, domain_id: DomainId) -> str | None:
+        """The mount that has a directory of this domain without metadata; None if there is none."""
+
+        def look(mount: Mount) -> bool:
+            with told(f"looking for what is left of the domain {domain_id} in {mount.path}"):
+                try:
+                    names = self._opener.files(mount.path).listdir(f"{mount.path}/{domain_id}")
+                except FileNotFoundError:
+                    return False
+            return not names or tree.DOM_MD in names
+
+        for mount, outcome in self._ask(look):
+            with suppress(*_SILENT):
+                if outcome():
+                    return mount.path
+        return None
+
+    def _keep(self, domain: Domain) -> Domain:
+        self._note(domain.mount, domain.id)
+        with self._lock:
+            return self._open.setdefault(domain.id, domain)
+
+    def _note(self, mount_path: str, domain_id: DomainId) -> None:
+        with self._lock:
+            self._places[mount_path] = domain_id
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Keep this host's other changers of the same thing out."""
+        with self._lock:
+            mutex = self._edits.setdefault(name, threading.Lock())
+        if not mutex.acquire(timeout=self._timeout_s):
+            raise Busy(f"change of {name}")
+        try:
+            yield
+        finally:
+            mutex.release()
+
+
+def _fail(error: VdsmError) -> NoReturn:
+    raise error
