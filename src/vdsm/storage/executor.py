@@ -81,6 +81,18 @@ def carry_out(step: Step, backend: Backend, mover: DataMover) -> None:
             _on_volume(step, backend)
 
 
+def change(step: Change, backend: Backend) -> None:
+    """Rewrite some of a volume's metadata in one write, or in none when it is so already.
+
+    Raises:
+        VdsmError: what the back end raised.
+    """
+    before = backend.volume(step.volume)
+    after = step.changed(before)
+    if after != before:
+        backend.rewrite(step.volume, after)
+
+
 def _on_volume(step: ShareTemplate | MakeData | Publish | Change | GrowData | Delete, backend: Backend) -> None:
     match step:
         case ShareTemplate(template, image):
@@ -89,11 +101,8 @@ def _on_volume(step: ShareTemplate | MakeData | Publish | Change | GrowData | De
             backend.make_data(volume, data)
         case Publish(volume, metadata):
             backend.publish(volume, metadata)
-        case Change(volume):
-            before = backend.volume(volume)
-            after = step.changed(before)
-            if after != before:
-                backend.rewrite(volume, after)
+        case Change():
+            change(step, backend)
         case GrowData(volume, capacity):
             backend.grow(volume, capacity)
         case Delete(volume):

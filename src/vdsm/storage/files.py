@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from vdsm.base.errors import VdsmError
@@ -22,6 +22,7 @@ from vdsm.storage.formats.domain import DomainMetadata, decode_domain
 from vdsm.storage.formats.volume import VolumeMetadata, decode_volume
 from vdsm.storage.ids import DomainId, ImageId, ImageRef, VolumeId, VolumeRef, is_uuid
 from vdsm.storage.kinds import VolumeKind
+from vdsm.storage.names import ImageNames
 
 # A sound volume's metadata has at most 512 bytes. What is larger is read so far, and refused for what it is.
 _META_READ: Final = 4096
@@ -60,6 +61,7 @@ class FileDomainReader:
         self.path: Final = f"{root}/{domain_id}"
         self._reader: Final = files
         self._direct: Final = direct
+        self._names_below: Final = ImageNames(files, self.images_path)
 
     def read_domain(self) -> DomainMetadata:
         """See Backend."""
@@ -82,11 +84,8 @@ class FileDomainReader:
 
     def inventory(self) -> Inventory:
         """See Backend."""
-        names: dict[str, list[str]] = {name: [] for name in self._image_names()}
         with told(f"listing {self.images_path}"):
-            for path in self._reader.glob(f"{glob.escape(self.images_path)}/*/*"):
-                directory, name = path.rsplit("/", 2)[1:]
-                names.setdefault(directory, []).append(name)
+            names = self._names_below.all()
         images = {ImageId(name): _sort(found) for name, found in names.items() if is_uuid(name)}
         aside = [name.removeprefix(tree.REMOVED_PREFIX) for name in names if name.startswith(tree.REMOVED_PREFIX)]
         others = [name for name in names if not is_uuid(name) and not name.startswith(tree.REMOVED_PREFIX)]
@@ -136,6 +135,21 @@ class FileDomainReader:
                 raise NoSuchVolume(volume.volume_id) from error
         return decode_volume(data, path)
 
+    def sizes(self) -> Mapping[VolumeRef, DataFacts]:
+        """See Backend."""
+        found: dict[VolumeRef, DataFacts] = {}
+        for image_id in filter(is_uuid, self._names_below.images()):
+            with told(f"listing {self.image_path(ImageId(image_id))}"):
+                try:
+                    entries = self._reader.scan(self.image_path(ImageId(image_id)))
+                except FileNotFoundError:
+                    continue
+            for entry in entries:
+                if is_uuid(entry.name) and entry.stat.kind is FileKind.FILE:
+                    ref = VolumeRef(self.domain_id, ImageId(image_id), VolumeId(entry.name))
+                    found[ref] = DataFacts(entry.stat.size, entry.stat.allocated)
+        return found
+
     def data(self, volume: VolumeRef) -> DataFacts:
         """See Backend."""
         path = self.data_path(volume)
@@ -168,10 +182,6 @@ class FileDomainReader:
     def lease_path(self, volume: VolumeRef) -> str:
         """A volume's lease."""
         return f"{self.data_path(volume)}{tree.LEASE_SUFFIX}"
-
-    def _image_names(self) -> list[str]:
-        with told(f"listing {self.images_path}"):
-            return self._reader.listdir(self.images_path)
 
     def _names(self, image_id: ImageId) -> list[str]:
         """The names of the metadata in an image's directory."""

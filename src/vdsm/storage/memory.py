@@ -136,6 +136,14 @@ class MemoryReader:
         """See Backend."""
         return self._decoded(volume.volume_id, self._published(volume))
 
+    def sizes(self) -> Mapping[VolumeRef, DataFacts]:
+        """See Backend."""
+        return {
+            VolumeRef(self.domain_id, image, ident): DataFacts(volume.apparent, volume.allocated)
+            for image, volumes in self._images.items()
+            for ident, volume in volumes.items()
+        }
+
     def data(self, volume: VolumeRef) -> DataFacts:
         """See Backend."""
         found = self._there(volume)

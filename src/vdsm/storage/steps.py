@@ -84,6 +84,7 @@ class Change:
     Attributes:
         parent: what it stands on from now on.
         orphan: it stands on nothing from now on.
+        description: as it is kept, see formats.volume.tidy_description.
     """
 
     volume: VolumeRef
@@ -93,6 +94,7 @@ class Change:
     generation: int | None = None
     parent: VolumeId | None = None
     orphan: bool = False
+    description: str | None = None
 
     def changed(self, metadata: VolumeMetadata) -> VolumeMetadata:
         """The metadata after it."""
@@ -103,6 +105,7 @@ class Change:
             capacity=metadata.capacity if self.capacity is None else self.capacity,
             generation=metadata.generation if self.generation is None else self.generation,
             parent=None if self.orphan else self.parent or metadata.parent,
+            description=metadata.description if self.description is None else self.description,
         )
 
 
@@ -234,6 +237,7 @@ def _change_back(step: Change, before: VolumeMetadata) -> Change:
         generation=None if step.generation is None else before.generation,
         parent=before.parent if moved else None,
         orphan=moved and before.parent is None,
+        description=None if step.description is None else before.description,
     )
 
 

@@ -1,0 +1,218 @@
+"""Images made usable on this host, and given back: what a VM, a transfer or a job opens.
+
+    /run/vdsm/storage/DOMAIN/IMAGE  ->  the image's directory      files: a link; block storage: a directory of links
+
+With a pool's id the paths are those in the domain's own directory, without one those in /run. Before anything is
+opened, the capacity in the metadata of each own volume is raised to what its container says: it may have been left 0,
+or too small, by a resize that was cut off.
+
+Source: storage format, sections 1.9 and 7.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from vdsm.base.errors import VdsmError
+from vdsm.storage.chain import Image
+from vdsm.storage.domain import Domain
+from vdsm.storage.errors import IllegalVolume, NoSuchVolume, StorageFailed
+from vdsm.storage.executor import change
+from vdsm.storage.formats import tree
+from vdsm.storage.formats.leases import LeaseRecord
+from vdsm.storage.headers import FileHeaders, Headers
+from vdsm.storage.ids import DomainId, ImageId, ImageRef, PoolId, VolumeId, VolumeRef
+from vdsm.storage.kinds import Legality, VolumeFormat
+from vdsm.storage.mover import FindDomain
+from vdsm.storage.steps import Change
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedVolume:
+    """One volume that is ready.
+
+    Attributes:
+        volume: its address in the image that was asked for, also of a template's.
+        path: in the domain's own directory.
+        format: of its data.
+        lease: where its lease is; None when the domain has none.
+    """
+
+    volume: VolumeRef
+    path: str
+    format: VolumeFormat
+    lease: LeaseRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image that is ready.
+
+    Attributes:
+        path: the leaf's, to be opened.
+        is_block: it is a device.
+        format: of the leaf's data.
+        volumes: all of the image, the template's included, in no order that matters.
+    """
+
+    path: str
+    is_block: bool
+    format: VolumeFormat
+    volumes: tuple[PreparedVolume, ...]
+
+    def chain_paths(self) -> Mapping[VolumeId, str]:
+        """The path of each volume."""
+        return {item.volume.volume_id: item.path for item in self.volumes}
+
+
+class Preparing(Protocol):
+    """What others need of the Preparer."""
+
+    def prepare(
+        self,
+        pool_id: PoolId | None,
+        domain_id: DomainId,
+        image_id: ImageId,
+        leaf_id: VolumeId,
+        *,
+        allow_illegal: bool = False,
+    ) -> Prepared:
+        """See Preparer."""
+
+    def teardown(self, domain_id: DomainId, image_id: ImageId) -> None:
+        """See Preparer."""
+
+
+class Preparer:
+    """Prepares and tears down.
+
+    Args:
+        find: the handle on a domain.
+        run: where the links are.
+        headers: who reads what containers say.
+    """
+
+    def __init__(self, find: FindDomain, run: str = tree.RUN, headers: Headers | None = None) -> None:
+        self._find: Final = find
+        self._run: Final = run
+        self._headers: Final = headers or FileHeaders()
+
+    def prepare(
+        self,
+        pool_id: PoolId | None,
+        domain_id: DomainId,
+        image_id: ImageId,
+        leaf_id: VolumeId,
+        *,
+        allow_illegal: bool = False,
+    ) -> Prepared:
+        """Make an image usable; twice is once.
+
+        Args:
+            pool_id: the connected pool, or None.
+            domain_id: where it is.
+            image_id: the image.
+            leaf_id: the volume to be opened, which need not be the top.
+            allow_illegal: also if volumes of it are marked ILLEGAL.
+
+        Raises:
+            NoSuchDomain, NoSuchImage, NoSuchVolume: it is not there.
+            IllegalVolume: a volume's content is not to be used.
+            Damaged: its metadata cannot be read.
+            StorageFailed: the storage or /run refused; nothing is left prepared.
+        """
+        domain = self._find(domain_id)
+        image = domain.backend.image(image_id)
+        if image.below(leaf_id) is None:
+            raise NoSuchVolume(leaf_id)
+        if not allow_illegal:
+            _refuse_illegal(image)
+        paths = domain.backend.prepare(image_id)
+        try:
+            for ident in image.volumes:
+                self._repair(domain, VolumeRef(domain_id, image_id, ident), image, paths[ident])
+            link = self._link(domain, image_id)
+            return _prepared(domain, image, leaf_id, paths, paths[leaf_id] if pool_id else f"{link}/{leaf_id}")
+        except VdsmError:
+            self._tear_down_quietly(domain_id, image_id)
+            raise
+
+    def teardown(self, domain_id: DomainId, image_id: ImageId) -> None:
+        """Take ``prepare`` back; nothing if it was not prepared.
+
+        Raises:
+            NoSuchDomain: the domain is not there.
+            StorageFailed: the storage refused.
+        """
+        with _locally(f"unlinking image {image_id}"):
+            self._link_path(domain_id, image_id).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others of the domain are prepared, or none ever was
+                self._link_path(domain_id, image_id).parent.rmdir()
+        self._find(domain_id).backend.teardown(image_id)
+
+    def prepared(self) -> list[ImageRef]:
+        """The images that are prepared on this host, also since before the agent's last start."""
+        with _locally(f"listing {self._run}"):
+            found = sorted(Path(self._run).glob("*-*-*-*-*/*-*-*-*-*"))
+        return [ImageRef(DomainId(path.parent.name), ImageId(path.name)) for path in found if path.is_symlink()]
+
+    def _tear_down_quietly(self, domain_id: DomainId, image_id: ImageId) -> None:
+        try:
+            self.teardown(domain_id, image_id)
+        except VdsmError as error:
+            log.warning("image %s of domain %s cannot be torn down: %s", image_id, domain_id, error)
+
+    def _repair(self, domain: Domain, volume: VolumeRef, image: Image, path: str) -> None:
+        """Raise a capacity that is smaller than the container's."""
+        known = image.volumes[volume.volume_id]
+        actual = self._headers.virtual_size(domain, volume, path, known.format)
+        if actual > known.capacity:
+            log.warning("volume %s has %d bytes; its metadata said %d", volume.volume_id, actual, known.capacity)
+            change(Change(volume, capacity=actual), domain.backend)
+
+    def _link(self, domain: Domain, image_id: ImageId) -> str:
+        """Have /run lead to the image, whatever was there before."""
+        path = self._link_path(domain.id, image_id)
+        target = f"{domain.path}/{tree.IMAGES}/{image_id}"
+        with _locally(f"linking image {image_id}"):
+            path.parent.mkdir(mode=tree.DIRECTORY_MODE, parents=True, exist_ok=True)
+            if not path.is_symlink() or os.readlink(path) != target:  # noqa: PTH115 - as it stands there
+                fresh = path.with_name(str(uuid.uuid4()))
+                fresh.symlink_to(target)
+                fresh.replace(path)
+        return str(path)
+
+    def _link_path(self, domain_id: DomainId, image_id: ImageId) -> Path:
+        return Path(self._run, domain_id, image_id)
+
+
+def _refuse_illegal(image: Image) -> None:
+    for ident, volume in sorted({**image.volumes, **image.shared}.items()):
+        if volume.legality is Legality.ILLEGAL:
+            raise IllegalVolume(ident)
+
+
+def _prepared(domain: Domain, image: Image, leaf_id: VolumeId, paths: Mapping[VolumeId, str], path: str) -> Prepared:
+    volumes = {**image.volumes, **image.shared}
+    found = []
+    for ident in sorted(volumes):
+        ref = VolumeRef(domain.id, image.image_id, ident)
+        found.append(PreparedVolume(ref, paths[ident], volumes[ident].format, domain.backend.volume_lease(ref)))
+    return Prepared(path, domain.kind.is_block, volumes[leaf_id].format, tuple(found))
+
+
+@contextlib.contextmanager
+def _locally(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(what, error.strerror or str(error)) from error
