@@ -73,8 +73,8 @@ class Form(Enum):
 class Wire:
     """Marks a field or parameter: its name and form in the original's protocol.
 
-    ``codes`` belong to a Literal of words: the number that the original has for each. A request may have the number, also
-    as a text, or the word.
+    ``codes`` belong to a Literal of words: the number that the original has for each. A request may have the number,
+    also as a text, or the word.
     """
 
     name: str | None = None

@@ -101,7 +101,9 @@ class Forms:
             declared = get_args(declared)[0]
         if isinstance(declared, typing.NewType):
             declared = declared.__supertype__
-        if mark.form is not None and mark.form is not Form.SAME and not _is_union(declared):
+        if mark.codes and self.dialect is Dialect.WIRE:
+            shape = _coded(dict(mark.codes))
+        elif mark.form is not None and mark.form is not Form.SAME and not _is_union(declared):
             shape = self._marked(mark.form, declared, metas)
         else:
             shape = self._plain(declared)
@@ -184,6 +186,21 @@ class Member:
     key: str
     shape: Shape
     info: msgspec.structs.FieldInfo
+
+
+def _coded(codes: Mapping[str, int]) -> Shape:
+    """Words that the original has numbers for; some of its callers send them as texts."""
+    words: dict[object, str] = {word: word for word in codes}
+    for word, number in codes.items():
+        words[number] = words[str(number)] = word
+
+    def word_of(value: Any) -> str:
+        if value not in words:
+            known = ", ".join(f"{number} ({word})" for word, number in codes.items())
+            raise msgspec.ValidationError(f"Must be one of {known}, is {value!r:.40}")
+        return words[value]
+
+    return Shape(int | str, word_of, lambda word: codes[word])
 
 
 def _is_union(declared: Any) -> bool:

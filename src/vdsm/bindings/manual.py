@@ -21,9 +21,10 @@ from vdsm.api.contract import Param, Verb, verbs_of
 from vdsm.base import errors
 from vdsm.base.errors import VdsmError
 from vdsm.storage import errors as storage_errors
+from vdsm.storage import pool_errors
 from vdsm.transfers import errors as transfer_errors
 
-_ERRORS: Final = (errors, storage_errors, transfer_errors)
+_ERRORS: Final = (errors, storage_errors, pool_errors, transfer_errors)
 _SECTION: Final = re.compile(r"^(Args|Raises|Returns):$", re.MULTILINE)
 _ENTRY: Final = re.compile(r"^(\w+): (.*)$")
 # Every verb can fail so, so no docstring says it.

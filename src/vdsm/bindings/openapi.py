@@ -41,6 +41,7 @@ _STATUS_PHRASES: Final = {
     500: "Failed",
     503: "Not now",
     504: "Not finished in time",
+    507: "Full",
 }
 _MORE_HEADERS: Final = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
 _BODY_ERRORS: Final = (Malformed, TooSlow, TooLarge, WrongContentType)
@@ -241,7 +242,7 @@ def _success(verb: Verb, schemas: Schemas) -> dict[str, Any]:
     if verb.result is type(None):
         return {"204": {"description": "Done.", "headers": _headers()}}
     content = {_JSON: {"schema": schemas.of(verb.result)}}
-    phrase = "Created." if verb.rest.status == 201 else "The answer."
+    phrase = {201: "Created.", 202: "Begun: the answer is the task's id."}.get(verb.rest.status, "The answer.")
     return {str(verb.rest.status): {"description": phrase, "headers": _headers(), "content": content}}
 
 
