@@ -54,10 +54,15 @@ from vdsm.services.host_traits import MACHINE_ALIASES, TraitsSource
 from vdsm.services.hosts import HostService
 from vdsm.services.launching import Launcher
 from vdsm.services.notifications import Notifications
+from vdsm.services.served_volumes import DomainVolumes
 from vdsm.services.tokens import TokenService
 from vdsm.services.vm_answers import StatsAnswers
 from vdsm.services.vms import VmService
+from vdsm.storage.domain import Domain
+from vdsm.storage.errors import NoSuchDomain
+from vdsm.storage.ids import DomainId
 from vdsm.system import procfs
+from vdsm.transfer_wiring import Transfers
 from vdsm.virt.definitions import Definitions
 from vdsm.virt.disks import PathImages
 from vdsm.virt.fleet import Fleet
@@ -181,6 +186,7 @@ class House:
         self._store = Definitions(state_dir / "definitions.sqlite")
         self._definitions = DefinitionService(self._store, self.fleet, launcher)
         self.tokens = TokenService(state_dir / "tokens.json")
+        self._transfers = Transfers(config, DomainVolumes(_find_domain))
         self.host = HostService(
             self.fleet,
             self.capabilities,
@@ -194,12 +200,14 @@ class House:
             "VM": VmService(self.fleet, launcher, images, self.answers),
             "Definition": self._definitions,
             "Token": self.tokens,
+            **self._transfers.services,
         }
 
     def start(self) -> None:
         """Begin to sample and to look for VMs; returns at once."""
         self.statistics.start()
         self.fleet.start()
+        self._transfers.start()
         threads.start("first-steps", self._first_steps)
 
     def _first_steps(self) -> None:
@@ -215,6 +223,7 @@ class House:
 
     def stop(self) -> None:
         """End everything; VMs go on."""
+        self._transfers.stop()
         self.capabilities.stop()
         self.statistics.stop()
         self.fleet.stop()
@@ -332,6 +341,10 @@ def _host_stats(house: House) -> HostStats | None:
         return house.host.get_stats()
     except VdsmError:
         return None
+
+
+def _find_domain(domain_id: DomainId) -> Domain:
+    raise NoSuchDomain(domain_id)
 
 
 def _instance(state_dir: Path) -> str:

@@ -22,10 +22,18 @@ from vdsm.bindings.verbs import Side, bind
 from vdsm.services.definitions import DefinitionService
 from vdsm.services.hosts import HostService
 from vdsm.services.tokens import TokenService
+from vdsm.services.transfers import NbdService, TicketService
 from vdsm.services.vms import VmService
 
 VERBS = all_verbs()
-SERVICES = {"Host": HostService, "VM": VmService, "Definition": DefinitionService, "Token": TokenService}
+SERVICES = {
+    "Host": HostService,
+    "VM": VmService,
+    "Definition": DefinitionService,
+    "ImageTickets": TicketService,
+    "NBD": NbdService,
+    "Token": TokenService,
+}
 FORMS = {dialect: Forms(dialect) for dialect in Dialect}
 # Texts that the contract's patterns accept.
 TEXTS = ("x1", "/x/y", "52:54:00:00:00:01", "keep", "INFO")
@@ -147,7 +155,7 @@ class TestServices:
     def test_the_method_has_the_contract_s_signature(self, verb: Verb):
         protocol = next(each for each in PROTOCOLS if verbs_of(each)[0].namespace == verb.namespace)
         promised = inspect.signature(getattr(protocol, verb.method))
-        kept = inspect.signature(getattr(SERVICES[verb.namespace], verb.method))
+        kept = inspect.signature(getattr(SERVICES[verb.service], verb.method))
         assert [(p.name, p.kind, p.default) for p in kept.parameters.values()] == [
             (p.name, p.kind, p.default) for p in promised.parameters.values()
         ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from vdsm.api.contract import Verb, verbs_of
 from vdsm.api.host import Host
 from vdsm.api.token import Tokens
+from vdsm.api.transfer import ImageTickets, Nbd
 from vdsm.api.vm import Definitions, Vm
 
-PROTOCOLS: tuple[type, ...] = (Host, Vm, Definitions, Tokens)
+PROTOCOLS: tuple[type, ...] = (Host, Vm, Definitions, ImageTickets, Nbd, Tokens)
 
 
 def all_verbs() -> dict[str, Verb]:

@@ -104,6 +104,16 @@ class Virt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfers:
+    """Images in and out: the image daemon (ovirt-imageio), started with the first ticket."""
+
+    port: Annotated[
+        int, Meta(ge=0, le=65534, description="TCP port of the image daemon; 0 lets the kernel choose one.")
+    ] = 54322
+    program: Annotated[str, Meta(description="The image daemon; empty: beside this Python, or in /usr/bin.")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What clients may use."""
 
@@ -193,6 +203,7 @@ class Config:
     listen: Listen = field(default_factory=Listen)
     libvirt: Libvirt = field(default_factory=Libvirt)
     virt: Virt = field(default_factory=Virt)
+    transfers: Transfers = field(default_factory=Transfers)
     limits: Limits = field(default_factory=Limits)
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
     supervdsm: Supervdsm = field(default_factory=Supervdsm)
