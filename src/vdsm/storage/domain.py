@@ -12,6 +12,7 @@ from vdsm.storage.access import FileAccess
 from vdsm.storage.backend import Backend
 from vdsm.storage.clusterlock import ClusterLock
 from vdsm.storage.formats import tree
+from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import Geometry
 from vdsm.storage.ids import DomainId
 from vdsm.storage.kinds import DomainClass, StorageType
@@ -28,7 +29,7 @@ class Domain:
         version: of its format, 3 to 5.
         geometry: its sector and lease sizes.
         mount: the directory that has the domain's directory in it.
-        files: its files, through its helper process (LOCALFS: in this process).
+        files: its files, through its helper process.
         backend: its images and metadata.
         lock: what keeps hosts apart on it.
     """
@@ -52,3 +53,14 @@ class Domain:
     def master_path(self) -> str:
         """Where the pool's own data is while the domain is the pool's master."""
         return f"{self.path}/{tree.MASTER}"
+
+    def is_as(self, metadata: DomainMetadata) -> bool:
+        """Whether the handle still fits what the domain says of itself; otherwise it is to be opened anew."""
+        own = (self.id, self.kind, self.domain_class, self.version, self.geometry)
+        return own == (
+            metadata.domain_id,
+            metadata.storage_type,
+            metadata.domain_class,
+            metadata.version,
+            metadata.geometry,
+        )

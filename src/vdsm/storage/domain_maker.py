@@ -26,14 +26,8 @@ from msgspec import Struct
 
 from vdsm.base.undo import Undo
 from vdsm.storage.access import FileAccess, FileKind
-from vdsm.storage.errors import (
-    DomainExists,
-    InvalidParameter,
-    LongDescription,
-    NoAccess,
-    UnsupportedVersion,
-    WrongBlockSize,
-)
+from vdsm.storage.domain_errors import LongDescription, NoAccess
+from vdsm.storage.errors import DomainExists, InvalidParameter, UnsupportedVersion, WrongBlockSize
 from vdsm.storage.files import told
 from vdsm.storage.formats import tree, xleases
 from vdsm.storage.formats.domain import CURRENT, MAX_DESCRIPTION, VERSIONS, DomainMetadata, encode_domain

@@ -6,11 +6,10 @@ for local directories, which may lie on anything. A file system has at most one 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from vdsm.storage.access import FileAccess
 from vdsm.storage.backend import LeaseWriter
@@ -26,10 +25,8 @@ from vdsm.storage.formats.leases import Geometry
 from vdsm.storage.ids import DomainId
 from vdsm.storage.kinds import StorageType
 
-log = logging.getLogger(__name__)
-
-# A domain's id and type, its ``ids`` and ``leases``, its geometry.
-LockMaker = Callable[[DomainId, StorageType, str, str, Geometry], ClusterLock]
+# A domain's id and type, the paths of its ``ids`` and ``leases``, its geometry. Touches no storage.
+LockMaker: TypeAlias = Callable[[DomainId, StorageType, str, str, Geometry], ClusterLock]
 
 
 class Mount(Protocol):
@@ -76,16 +73,20 @@ class DomainTools:
 
 
 class DomainOpener:
-    """Makes the handles on domains. Locks outlive them: they may be held while a handle is made anew."""
+    """Makes the handles on domains. Locks outlive them: they may be held while a handle is made anew.
 
-    def __init__(self, tools: DomainTools) -> None:
+    ``timeout_s`` is in seconds, for each call to a domain's files.
+    """
+
+    def __init__(self, tools: DomainTools, timeout_s: float) -> None:
         self._tools: Final = tools
+        self._timeout_s: Final = timeout_s
         self._lock = threading.Lock()
         self._locks: dict[tuple[DomainId, StorageType, str, Geometry], ClusterLock] = {}
 
     def files(self, mount_path: str) -> FileAccess:
         """The files of a mount."""
-        return self._tools.doors.of(mount_path)
+        return self._tools.doors.of(mount_path).within(self._timeout_s)
 
     def close(self, mount_path: str) -> None:
         """End the mount's helper; whoever uses its files later gets a new one."""

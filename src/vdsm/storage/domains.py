@@ -22,16 +22,10 @@ from vdsm.storage import domain_maker
 from vdsm.storage.access import FileAccess
 from vdsm.storage.backend import Space
 from vdsm.storage.domain import Domain
+from vdsm.storage.domain_errors import DomainAttached, DomainNotReady, LongDescription, NotMounted
 from vdsm.storage.domain_maker import NewDomain
 from vdsm.storage.domain_opener import DomainOpener, DomainTools, Mount
-from vdsm.storage.errors import (
-    DomainAttached,
-    DomainNotReady,
-    LongDescription,
-    NoSuchDomain,
-    NotMounted,
-    StorageFailed,
-)
+from vdsm.storage.errors import NoSuchDomain, StorageFailed
 from vdsm.storage.files import find_domain, told
 from vdsm.storage.formats import tree
 from vdsm.storage.formats.domain import MAX_DESCRIPTION, DomainMetadata
@@ -61,7 +55,7 @@ class Domains:
         self, connections_view: Callable[[], Sequence[Mount]], tools: DomainTools, *, timeout_s: float = 10.0
     ) -> None:
         self._view: Final = connections_view
-        self._opener: Final = DomainOpener(tools)
+        self._opener: Final = DomainOpener(tools, timeout_s)
         self._timeout_s: Final = timeout_s
         self._lock = threading.Lock()
         self._open: dict[DomainId, Domain] = {}
