@@ -36,7 +36,7 @@ SERVICES = {
 }
 FORMS = {dialect: Forms(dialect) for dialect in Dialect}
 # Texts that the contract's patterns accept.
-TEXTS = ("x1", "/x/y", "52:54:00:00:00:01", "keep", "INFO")
+TEXTS = ("x1", "/x/y", "52:54:00:00:00:01", "keep", "INFO", "6b1f8a34-0000-4000-8000-000000000001")
 NUMBERS_AS_TEXTS = {Form.TEXT, Form.DECIMAL, Form.SMALL}
 
 every_verb = pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
@@ -149,11 +149,11 @@ class TestDeclarations:
 
 class TestServices:
     def test_every_namespace_is_implemented(self):
-        assert set(SERVICES) == {verb.namespace for verb in VERBS.values()}
+        assert set(SERVICES) == {verb.service for verb in VERBS.values()}
 
     @every_verb
     def test_the_method_has_the_contract_s_signature(self, verb: Verb):
-        protocol = next(each for each in PROTOCOLS if verbs_of(each)[0].namespace == verb.namespace)
+        protocol = next(each for each in PROTOCOLS if verbs_of(each)[0].service == verb.service)
         promised = inspect.signature(getattr(protocol, verb.method))
         kept = inspect.signature(getattr(SERVICES[verb.service], verb.method))
         assert [(p.name, p.kind, p.default) for p in kept.parameters.values()] == [
