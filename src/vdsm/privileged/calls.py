@@ -1,8 +1,11 @@
 """The closed list of what the root helper does, and nothing else.
 
 ``Privileged`` has two implementations: ``local.LocalPrivileged`` does the work (supervdsmd runs it), and
-``client.PrivilegedClient`` asks supervdsmd. All calls only look, so each may be repeated at will; no call takes a
-command line, and no call writes.
+``client.PrivilegedClient`` asks supervdsmd. No call takes a command line, and none writes to a file.
+
+All calls look, but for three that change: ``mount`` and ``unmount``, whose targets, types and options are held down by
+``mount_rules``, and ``prepare_repository``. Those say what they found and are fine when it is done already, so that
+every call may be repeated at will.
 """
 
 from __future__ import annotations
@@ -14,7 +17,13 @@ from msgspec import Struct
 ImageFormat = Literal["raw", "qcow2"]
 PathKind = Literal["file", "block", "char", "fifo", "socket", "directory", "other", "none"]
 
+MountOutcome = Literal["mounted", "already"]
+UnmountOutcome = Literal["unmounted", "absent"]
+
 UNKNOWN = "unknown"
+
+MOUNT_CALLS = frozenset({"mount", "unmount"})
+"""The calls that may wait long for a server: they have workers of their own."""
 
 
 class Hardware(Struct, frozen=True, kw_only=True):
@@ -77,6 +86,20 @@ class KvmFacts(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class RepositoryAccess(Struct, frozen=True, kw_only=True):
+    """Who may use a directory for storage domains.
+
+    Attributes:
+        is_directory: vdsmd's user finds a directory there.
+        agent: that user may read, write and search it.
+        qemu: the user of virtual machines may read and search it.
+    """
+
+    is_directory: bool
+    agent: bool
+    qemu: bool
+
+
 class Privileged(Protocol):
     """What vdsmd may ask root to do."""
 
@@ -113,4 +136,51 @@ class Privileged(Protocol):
         Raises:
             BadParameter: ``kernel`` or ``initrd`` is not a file.
         """
+        ...
+
+    def inspect_access(self, path: str) -> RepositoryAccess:
+        """Look at an absolute path with the eyes of vdsmd's user and of virtual machines' user.
+
+        Raises:
+            BadParameter: ``path`` is not absolute, or is no path at all.
+            Unfinished: the file system under it does not answer.
+        """
+        ...
+
+    def prepare_repository(self) -> None:
+        """Make the root of the repository, its mnt and hsm-tasks, and give them to vdsmd's user; twice is once.
+
+        Raises:
+            Failed: something else is in the way.
+        """
+        ...
+
+    def mount(self, source: str, target: str, vfs_type: str, options: str) -> MountOutcome:
+        """Mount storage on a directory below the repository's mnt; nothing when something is mounted there already.
+
+        Args:
+            source: as for mount(8).
+            target: an existing directory, one level below <repository>/mnt or <repository>/mnt/glusterSD.
+            vfs_type: as for mount's -t; see ``mount_rules``.
+            options: as for mount's -o; nosuid and nodev are added.
+
+        Raises:
+            BadParameter: an argument is not allowed; nothing was done.
+            CommandFailed: it cannot be mounted.
+            Unfinished: the server does not answer; it may still be mounted.
+        """
+        ...
+
+    def unmount(self, target: str, force: bool, lazy: bool) -> UnmountOutcome:  # noqa: FBT001 - it has names on the wire
+        """Unmount all that is mounted on such a target; see umount(8) for ``force`` and ``lazy``.
+
+        Raises:
+            BadParameter: the target is not allowed; nothing was done.
+            CommandFailed: it is in use.
+            Unfinished: it takes longer; it may still happen.
+        """
+        ...
+
+    def abandoned(self) -> int:
+        """How many programs of the root helper wait in the kernel and could not be killed."""
         ...

@@ -13,7 +13,17 @@ import msgspec
 from vdsm.base import logs
 from vdsm.base.clock import monotonic_s
 from vdsm.base.errors import BadParameter, Failed, Unfinished, Unreachable
-from vdsm.privileged.calls import Hardware, ImageFacts, ImageFormat, KvmFacts, PathFacts
+from vdsm.privileged.calls import (
+    MOUNT_CALLS,
+    Hardware,
+    ImageFacts,
+    ImageFormat,
+    KvmFacts,
+    MountOutcome,
+    PathFacts,
+    RepositoryAccess,
+    UnmountOutcome,
+)
 from vdsm.privileged.frames import FrameBuffer, Reply, Request, decode_error, frame
 
 if TYPE_CHECKING:
@@ -32,14 +42,18 @@ class PrivilegedClient:
 
     Connects when needed and again after supervdsmd was restarted. Every call may raise what ``Privileged`` says, and
 
-        Unreachable: supervdsmd does not run, or died during the call (calls only look, so they may be repeated).
-        Unfinished: no answer within ``deadline_s`` seconds.
+        Unreachable: supervdsmd does not run, or died during the call (every call may be repeated).
+        Unfinished: no answer within ``deadline_s`` seconds; for mounts ``mount_deadline_s`` more.
         Busy, Denied: supervdsmd has too much to do; it does not obey this user.
     """
 
-    def __init__(self, socket_path: str | os.PathLike[str], deadline_s: float) -> None:
+    def __init__(
+        self, socket_path: str | os.PathLike[str], deadline_s: float, *, mount_deadline_s: float = 60.0
+    ) -> None:
         self._path: Final = str(socket_path)
         self._deadline_s: Final = deadline_s
+        # A mount that comes too late is taken back, which may take as long once more.
+        self._mount_deadline_s: Final = deadline_s + 2 * mount_deadline_s
         self._lock = threading.Lock()
         self._idle: list[socket.socket] = []
 
@@ -63,6 +77,28 @@ class PrivilegedClient:
         """See ``Privileged.probe_kvm``."""
         return self._call("probe_kvm", KvmFacts, kernel=kernel, initrd=initrd)
 
+    def inspect_access(self, path: str) -> RepositoryAccess:
+        """See ``Privileged.inspect_access``."""
+        return self._call("inspect_access", RepositoryAccess, path=path)
+
+    def prepare_repository(self) -> None:
+        """See ``Privileged.prepare_repository``."""
+        self._call("prepare_repository", type(None))
+
+    def mount(self, source: str, target: str, vfs_type: str, options: str) -> MountOutcome:
+        """See ``Privileged.mount``."""
+        done = self._call("mount", str, source=source, target=target, vfs_type=vfs_type, options=options)
+        return "already" if done == "already" else "mounted"
+
+    def unmount(self, target: str, force: bool, lazy: bool) -> UnmountOutcome:  # noqa: FBT001 - it has names on the wire
+        """See ``Privileged.unmount``."""
+        done = self._call("unmount", str, target=target, force=force, lazy=lazy)
+        return "absent" if done == "absent" else "unmounted"
+
+    def abandoned(self) -> int:
+        """See ``Privileged.abandoned``."""
+        return self._call("abandoned", int)
+
     def close(self) -> None:
         """Close idle connections; a later call opens a new one."""
         with self._lock:
@@ -70,10 +106,13 @@ class PrivilegedClient:
         for connection in idle:
             connection.close()
 
-    def _call(self, name: str, kind: type[R], **args: str) -> R:
+    def _call(self, name: str, kind: type[R], **args: str | bool) -> R:
         data = frame(msgspec.json.encode(Request(name, _encoded(args), logs.flow_id.get())))
-        until = monotonic_s() + self._deadline_s
-        reply = self._exchange(name, data, until)
+        seconds = self._mount_deadline_s if name in MOUNT_CALLS else self._deadline_s
+        try:
+            reply = self._exchange(data, monotonic_s() + seconds)
+        except TimeoutError as error:
+            raise Unfinished(f"supervdsm {name}", seconds) from error
         if reply.error is not None:
             raise decode_error(reply.error)
         try:
@@ -81,15 +120,15 @@ class PrivilegedClient:
         except msgspec.DecodeError as error:
             raise Failed(f"supervdsm {name}", f"bad answer: {error}") from error
 
-    def _exchange(self, name: str, data: bytes, until: float) -> Reply:
+    def _exchange(self, data: bytes, until: float) -> Reply:
         connection = self._kept()
         if connection is not None:
             try:
-                return self._ask(connection, name, data, until)
+                return self._ask(connection, data, until)
             except Unreachable:
-                # It was restarted since. The call only looks, so asking again does no harm.
+                # It was restarted since. Every call may be repeated.
                 pass
-        return self._ask(self._connect(), name, data, until)
+        return self._ask(self._connect(), data, until)
 
     def _kept(self) -> socket.socket | None:
         while True:
@@ -112,14 +151,14 @@ class PrivilegedClient:
             raise Unreachable("supervdsm", f"{self._path}: {error.strerror or error}") from error
         return connection
 
-    def _ask(self, connection: socket.socket, name: str, data: bytes, until: float) -> Reply:
+    def _ask(self, connection: socket.socket, data: bytes, until: float) -> Reply:
         """Send and wait for the answer; keeps the connection only if it is as good as new."""
         try:
             body = self._transfer(connection, data, until)
             reply = msgspec.json.decode(body, type=Reply)
-        except TimeoutError as error:
+        except TimeoutError:
             connection.close()
-            raise Unfinished(f"supervdsm {name}", self._deadline_s) from error
+            raise
         except OSError as error:
             connection.close()
             raise Unreachable("supervdsm", str(error)) from error
@@ -150,7 +189,7 @@ class PrivilegedClient:
                 return body
 
 
-def _encoded(args: dict[str, str]) -> dict[str, msgspec.Raw]:
+def _encoded(args: dict[str, str | bool]) -> dict[str, msgspec.Raw]:
     encoded = {}
     for key, value in args.items():
         try:

@@ -7,14 +7,31 @@ from typing import Final
 
 import msgspec
 
+from vdsm.base import process
 from vdsm.base.clock import monotonic_s
 from vdsm.base.errors import BadParameter, Unfinished
-from vdsm.privileged.calls import Hardware, ImageFacts, ImageFormat, KvmFacts, PathFacts
+from vdsm.privileged.calls import (
+    Hardware,
+    ImageFacts,
+    ImageFormat,
+    KvmFacts,
+    MountOutcome,
+    PathFacts,
+    RepositoryAccess,
+    UnmountOutcome,
+)
+from vdsm.privileged.mount_rules import MountRules
+from vdsm.privileged.mounting import Mounting, Person
 from vdsm.system import dmi, iscsi, paths, qemu_img, qemu_probe
 
 # Longer chains are nobody's; libvirt stops at 200.
 _MAX_CHAIN: Final = 64
 _SECTOR: Final = 512
+# What hosts that share storage agree on; used where nothing else is said.
+_REPOSITORY: Final = "/rhev/data-center"
+_AGENT: Final = Person(36, 36)
+_QEMU: Final = Person(107, 107, (36,))
+_MOUNT_S: Final = 60.0
 
 
 class LocalPrivileged:
@@ -24,12 +41,23 @@ class LocalPrivileged:
         call_deadline_s: seconds that one look at a path or an image chain may take.
         kvm_probe_s: seconds that the tiny guest gets to come up.
         kvm_marker: the word that the tiny guest says on its serial console when it is up.
+        mounting: does the calls about mounts; None is one with the repository's usual place and users.
     """
 
-    def __init__(self, *, call_deadline_s: float, kvm_probe_s: float, kvm_marker: str = "TINY-UP") -> None:
+    def __init__(
+        self,
+        *,
+        call_deadline_s: float,
+        kvm_probe_s: float,
+        kvm_marker: str = "TINY-UP",
+        mounting: Mounting | None = None,
+    ) -> None:
         self._deadline_s: Final = call_deadline_s
         self._kvm_probe_s: Final = kvm_probe_s
         self._kvm_marker: Final = kvm_marker
+        self._mounting: Final = mounting or Mounting(
+            MountRules(_REPOSITORY), _AGENT, _QEMU, mount_deadline_s=_MOUNT_S, look_deadline_s=call_deadline_s
+        )
 
     def hardware(self) -> Hardware:
         """See ``Privileged.hardware``."""
@@ -65,6 +93,26 @@ class LocalPrivileged:
             kernel, initrd, accelerator="kvm", marker=self._kvm_marker, timeout_s=self._kvm_probe_s
         )
         return KvmFacts(works=outcome.works, reason=outcome.reason)
+
+    def inspect_access(self, path: str) -> RepositoryAccess:
+        """See ``Privileged.inspect_access``."""
+        return self._mounting.inspect_access(path)
+
+    def prepare_repository(self) -> None:
+        """See ``Privileged.prepare_repository``."""
+        self._mounting.prepare_repository()
+
+    def mount(self, source: str, target: str, vfs_type: str, options: str) -> MountOutcome:
+        """See ``Privileged.mount``."""
+        return self._mounting.mount(source, target, vfs_type, options)
+
+    def unmount(self, target: str, force: bool, lazy: bool) -> UnmountOutcome:  # noqa: FBT001 - it has names on the wire
+        """See ``Privileged.unmount``."""
+        return self._mounting.unmount(target, force=force, lazy=lazy)
+
+    def abandoned(self) -> int:
+        """See ``Privileged.abandoned``."""
+        return process.abandoned()
 
     def _layer(self, path: str, deadline: _Deadline) -> paths.Found:
         found = paths.inspect(path, timeout_s=deadline.left_s())

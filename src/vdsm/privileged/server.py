@@ -3,6 +3,7 @@
     accept -> peer allowed? -> idle -> request whole -> busy (a worker runs the call and answers) -> idle
                                 +-> end of file, junk, too long: closed
 
+Calls that may wait for a server on the network have a pool of their own, so that dead ones hinder no other call.
 One thread owns all connections and never waits for a client or for a call: it reads what is there. A worker sends its
 answer under a deadline. Only the owner closes a connection, and never while a worker uses it.
 """
@@ -25,6 +26,7 @@ from vdsm.base import logs
 from vdsm.base.clock import monotonic_s
 from vdsm.base.errors import BadParameter, Busy, Denied, Failed, Unreachable, VdsmError
 from vdsm.base.threads import Pool
+from vdsm.privileged.calls import MOUNT_CALLS
 from vdsm.privileged.frames import (
     FrameBuffer,
     Reply,
@@ -75,6 +77,7 @@ class Server:
         self._settings = settings
         self._owner = owner
         self._pool = Pool("supervdsm", settings.workers, settings.queue)
+        self._mounts = Pool("supervdsm-mount", settings.mount_workers, settings.queue)
         self._finished: SimpleQueue[_Connection] = SimpleQueue()
         self._connections: set[_Connection] = set()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -206,10 +209,18 @@ class Server:
     def _dispatch(self, connection: _Connection, body: bytes) -> None:
         connection.busy = True
         try:
-            self._pool.submit(self._work, connection, body)
+            self._pool_for(body).submit(self._work, connection, body)
         except Busy as error:
             connection.busy = False
             connection.send(Reply(error=encode_error(error)), dont_wait=True)
+
+    def _pool_for(self, body: bytes) -> Pool:
+        """Who does a request; one that cannot be read is refused by the common pool."""
+        try:
+            name = msgspec.json.decode(body, type=_Name).call
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return self._pool
+        return self._mounts if name in MOUNT_CALLS else self._pool
 
     def _release(self, selector: selectors.BaseSelector) -> None:
         while True:
@@ -270,11 +281,18 @@ class Server:
                 self._path.unlink()
         except FileNotFoundError:
             log.warning("%s was gone already", self._path)
-        if not self._pool.stop(_STOP_S):
-            log.warning("calls that still run are left behind: %s", self._pool.stats())
+        for pool in (self._pool, self._mounts):
+            if not pool.stop(_STOP_S):
+                log.warning("calls that still run are left behind: %s", pool.stats())
         for connection in self._connections:
             if not connection.busy:
                 connection.socket.close()
+
+
+class _Name(msgspec.Struct):
+    """All of a request that is looked at before a worker has it."""
+
+    call: str
 
 
 def _give(path: Path, owner: tuple[int, int]) -> None:

@@ -388,63 +388,6 @@ class UnsupportedOperation(Rejected):
 
 
 @dataclass(eq=False)
-class ImageRefused(Rejected):
-    """What is in a volume is not the image that it was to be, or would harm who opens it."""
-
-    name = "image_refused"
-    code = 484
-    status = 422
-    message = "volume {volume_id}: {reason}"
-    volume_id: str
-    reason: str
-
-
-@dataclass(eq=False)
-class CopyFailed(Failed):
-    """An image's data could not be copied; the source is as it was."""
-
-    name = "copy_failed"
-    code = 261
-    status = 500
-
-
-@dataclass(eq=False)
-class ImageInTheWay(Rejected):
-    """The target of a copy is there already."""
-
-    name = "image_in_the_way"
-    code = 265
-    status = 409
-    message = "image {image_id} is in domain {domain_id} already"
-    image_id: str
-    domain_id: str
-
-
-@dataclass(eq=False)
-class TemplateInUse(Rejected):
-    """A template cannot leave its domain while images stand on it."""
-
-    name = "template_in_use"
-    code = 266
-    status = 409
-    message = "images stand on template {image_id}: {images}"
-    image_id: str
-    images: str
-
-
-@dataclass(eq=False)
-class NoTemplateThere(Rejected):
-    """The target domain does not have the template that an image stands on."""
-
-    name = "no_template_there"
-    code = 263
-    status = 409
-    message = "domain {domain_id} does not have template {volume_id}, which the image stands on"
-    domain_id: str
-    volume_id: str
-
-
-@dataclass(eq=False)
 class WrongJob(Rejected):
     """A lease's value is not that of the job that was named, or the job is not pending any more."""
 
@@ -463,3 +406,33 @@ class LeaseLost(Failed):
     name = "lease_lost"
     code = 651
     status = 503
+
+
+@dataclass(eq=False)
+class ConnectionFailed(Failed):
+    """A connection to storage could not be made or ended."""
+
+    name = "connection_failed"
+    code = 451
+    status = 502
+
+
+@dataclass(eq=False)
+class StorageAccessDenied(Rejected):
+    """The root of the storage is not for the agent's user, or not for virtual machines."""
+
+    name = "storage_access_denied"
+    code = 469
+    status = 403
+    message = "{who} cannot use {path}: it must be readable, writable and searchable by 36:36 and searchable by QEMU"
+    who: str
+    path: str
+
+
+@dataclass(eq=False)
+class MountFailed(Failed):
+    """Storage could not be mounted or unmounted."""
+
+    name = "mount_failed"
+    code = 477
+    status = 502
