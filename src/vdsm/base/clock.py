@@ -16,6 +16,11 @@ def monotonic_s() -> float:
     return time.monotonic()
 
 
+def boottime_s() -> float:
+    """Seconds since the machine started, those during which it was suspended included; the same for all processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def notify_time_ms(at_s: float | None = None) -> int:
     """The protocol's ordering time of now, or of the monotonic instant ``at_s``, in milliseconds."""
     return NOTIFY_OFFSET_MS + int((time.monotonic() if at_s is None else at_s) * 1000)

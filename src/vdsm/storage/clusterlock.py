@@ -105,6 +105,16 @@ class ClusterLock(Protocol):
             LeaseFailed: the keeper does not answer.
         """
 
+    def valid_for_s(self, host_id: int) -> float:
+        """Seconds for which no other host can take a lease of this host, even if nothing of it moves from now on.
+
+        Counted from before the call; not above 0 when they may be taken already, infinite where no other host reaches
+        the domain. What writes under a lease stops when they are over (``write_gate``).
+
+        Raises:
+            LeaseFailed: the host has not joined, or the keeper does not answer.
+        """
+
     def inspect(self, lease: LeaseRecord) -> LeaseState:
         """Who has a lease.
 
