@@ -20,10 +20,11 @@ from typing import Final
 from vdsm.base.errors import BadParameter
 from vdsm.storage.access import FileReader
 from vdsm.storage.chain import Image
-from vdsm.storage.errors import ImageRefused, NoSuchVolume
+from vdsm.storage.errors import NoSuchVolume
 from vdsm.storage.files import told
 from vdsm.storage.formats.volume import VolumeMetadata
 from vdsm.storage.ids import VolumeId
+from vdsm.storage.image_errors import ImageRefused
 from vdsm.storage.kinds import VolumeFormat
 from vdsm.system import qemu_img
 from vdsm.system.qemu_img import header as qcow2

@@ -1,20 +1,43 @@
 """The data of images, changed and copied by qemu-img: ``executor.DataMover`` on prepared paths.
 
-What may take hours tells its progress, can be stopped at any time, and gives up when nothing moves any more.
+What may take hours tells its progress, can be stopped at any time, and gives up when nothing moves any more. Before
+QEMU opens a chain, ``inspection`` has accepted every header in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import Enum, unique
 from typing import Final, TypeAlias
 
+from vdsm.base.errors import BadParameter, CommandFailed
+from vdsm.storage.access import DIRECT_BYTES
 from vdsm.storage.domain import Domain
+from vdsm.storage.errors import Damaged, NoSpace, StorageFailed
 from vdsm.storage.executor import Watch
+from vdsm.storage.files import told
+from vdsm.storage.formats.volume import VolumeMetadata
 from vdsm.storage.ids import DomainId, ImageRef, VolumeId, VolumeRef
+from vdsm.storage.image_errors import CopyFailed, ImageRefused
+from vdsm.storage.inspection import Inspector, read_header
+from vdsm.storage.kinds import Allocation, VolumeFormat
 from vdsm.storage.steps import Backing
+from vdsm.system.qemu_img import Header, changes, questions, work
 
 FindDomain: TypeAlias = Callable[[DomainId], Domain]
+
+
+@unique
+class Target(Enum):
+    """What is in the target of a copy."""
+
+    FRESH = "fresh"  # just made: it reads as zeros, or as what it stands on
+    USED = "used"  # anything: it is made empty first; nobody else has it open
+    SAME = "same"  # an earlier copy of the same, or nothing; it may be open for reading
 
 
 class Unwatched:
@@ -31,31 +54,227 @@ class Unwatched:
         return nullcontext()
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that qemu-img gets.
+
+    Attributes:
+        silence_s: for long work without any progress, I/O or computing, after which it is given up.
+        change_s: for writing a header.
+        question_s: for looking through all tables of an image.
+    """
+
+    silence_s: float = 60.0
+    change_s: float = 60.0
+    question_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A volume that is ready to be opened: its headers were accepted."""
+
+    domain: Domain
+    metadata: VolumeMetadata
+    parent_format: VolumeFormat | None
+    path: str
+    cache: work.Cache
+
+    @property
+    def format(self) -> questions.Format:
+        return "qcow2" if self.metadata.format is VolumeFormat.COW else "raw"
+
+    @property
+    def backing(self) -> tuple[str, str] | None:
+        if self.metadata.parent is None or self.parent_format is None:
+            return None
+        return self.metadata.parent, self.parent_format.qemu
+
+
 class QemuImages:
-    """``executor.DataMover`` by qemu-img.
+    """``executor.DataMover`` by qemu-img, and everything else that it does to and says of volumes.
 
     Args:
         find: the handle on a domain.
         watch: who follows the work.
-        silence_s: seconds without any progress, I/O and computing after which the work is given up.
+        patience: how long it may take.
     """
 
-    def __init__(self, find: FindDomain, watch: Watch | None = None, *, silence_s: float = 60.0) -> None:
+    def __init__(self, find: FindDomain, watch: Watch | None = None, *, patience: Patience | None = None) -> None:
         self._find: Final = find
         self._watch: Final[Watch] = watch or Unwatched()
-        self._silence_s: Final = silence_s
+        self._patience: Final = patience or Patience()
 
     def watched(self, watch: Watch) -> QemuImages:
         """See DataMover."""
-        return QemuImages(self._find, watch, silence_s=self._silence_s)
+        return QemuImages(self._find, watch, patience=self._patience)
+
+    # Changes of chains: see DataMover.
 
     def commit(self, top: VolumeRef, base: VolumeRef) -> None:
-        """See DataMover."""
-        raise NotImplementedError
+        """See DataMover. The top stays as it is. Clusters that an interrupted attempt has leaked are given back.
+
+        Raises:
+            CopyFailed: qemu-img refused; the image still has its content.
+        """
+        with self._opened(top) as above, self.prepared(top.image) as paths:
+            if above.backing is None or above.metadata.parent != base.volume_id:
+                raise CopyFailed(f"merging {top.volume_id}", f"it does not stand on {base.volume_id}")
+            if above.backing[1] == "qcow2":
+                self._check(paths[base.volume_id], repair_leaks=True)
+            with self._working(f"merging {top.volume_id}"):
+                work.commit(above.path, base.volume_id, self._follower(), cache=above.cache)
+            self._make_durable(above.domain, paths[base.volume_id])
 
     def rebase(self, volume: VolumeRef, backing: Backing) -> None:
         """See DataMover."""
-        raise NotImplementedError
+        domain = self._find(volume.domain_id)
+        with self.prepared(volume.image) as paths:
+            path = paths[volume.volume_id]
+            header = self._header(domain, volume, path)
+            if (header.backing, header.backing_format) == (backing.volume_id, backing.format.qemu):
+                return
+            with self._changing(f"rebasing {volume.volume_id}"):
+                below = (backing.volume_id, backing.format.qemu)
+                changes.rebase(path, below, timeout_s=self._patience.change_s)
+            self._make_durable(domain, path)
+
+    def resize(self, volume: VolumeRef, capacity: int) -> None:
+        """See DataMover."""
+        domain = self._find(volume.domain_id)
+        with self.prepared(volume.image) as paths:
+            path = paths[volume.volume_id]
+            if self._header(domain, volume, path).virtual_size >= capacity:
+                return
+            with self._changing(f"resizing {volume.volume_id}"):
+                changes.resize(path, "qcow2", capacity, timeout_s=self._patience.change_s)
+            self._make_durable(domain, path)
+
+    # Copies.
+
+    def copy(self, source: VolumeRef, target: VolumeRef, state: Target, *, bitmaps: bool = False) -> None:
+        """Copy a volume's data into an existing volume of any format and domain, durably.
+
+        A target that stands on nothing gets all that a guest sees of the source. One that stands on a volume gets the
+        source's own clusters: what it stands on must read as what the source stands on.
+
+        Args:
+            source: from where; it and what it stands on does not change meanwhile.
+            target: to where.
+            state: what is in it.
+            bitmaps: also copy its persistent bitmaps, between qcow2 images.
+
+        Raises:
+            ImageRefused: a header was not accepted.
+            NoSpace: the target's domain is full.
+            CopyFailed: qemu-img refused.
+            Unfinished: a storage does not answer; a last write may still arrive at the target.
+        """
+        what = f"copying {source.volume_id} to {target.volume_id} in {target.domain_id}"
+        with self._opened(source) as origin:
+            if state is Target.USED:
+                self._empty(target)
+            with self._opened(target) as goal, self._working(what):
+                work.convert(
+                    work.Copy(
+                        source=origin.path,
+                        source_format=origin.format,
+                        target=goal.path,
+                        target_format=goal.format,
+                        backing=goal.backing,
+                        blank=state is Target.FRESH and _reads_as_zeros(goal),
+                        bitmaps=bitmaps and goal.format == origin.format == "qcow2",
+                        unordered=goal.format == "raw" and goal.domain.kind.is_block,
+                        source_cache=origin.cache,
+                        target_cache=goal.cache,
+                    ),
+                    self._follower(),
+                )
+            self._settle(goal, state)
+
+    # Questions.
+
+    def info(self, volume: VolumeRef) -> questions.Info:
+        """What QEMU makes of a volume.
+
+        Raises:
+            ImageRefused: its header was not accepted.
+            Damaged: QEMU would not open it.
+        """
+        with self._opened(volume) as opened, _judged(opened.path):
+            return questions.info(opened.path, opened.format, timeout_s=self._patience.change_s)
+
+    def measure(self, volume: VolumeRef, target_format: VolumeFormat, *, chain: bool = True) -> questions.Measured:
+        """How large a copy of a volume would be, with or without what it stands on.
+
+        Raises:
+            ImageRefused: a header was not accepted.
+            Damaged: QEMU cannot open it.
+        """
+        wanted: questions.Format = "qcow2" if target_format is VolumeFormat.COW else "raw"
+        with self._opened(volume) as opened, _judged(opened.path):
+            return questions.measure(
+                opened.path, opened.format, wanted, chain=chain, timeout_s=self._patience.question_s
+            )
+
+    def check(self, volume: VolumeRef, *, repair_leaks: bool = False) -> questions.Checked:
+        """What is wrong with the structure of a qcow2 volume that nobody writes.
+
+        Raises:
+            ImageRefused: a header was not accepted.
+            Damaged: QEMU cannot open it.
+        """
+        with self._opened(volume) as opened:
+            return self._check(opened.path, repair_leaks=repair_leaks)
+
+    def verify_untrusted(self, volume: VolumeRef) -> None:
+        """See that what was uploaded into a volume is what was to be uploaded, and harmless.
+
+        Raises:
+            ImageRefused: it is not.
+            Unfinished: QEMU took too long over it, or the storage does not answer.
+        """
+        domain = self._find(volume.domain_id)
+        with self.prepared(volume.image) as paths:
+            image = domain.backend.image(volume.image_id)
+            self._inspector(domain).verify_untrusted(image, volume.volume_id, paths[volume.volume_id])
+
+    # Bitmaps, header versions.
+
+    def amend(self, volume: VolumeRef, compatibility: str) -> None:
+        """Give a qcow2 volume a header of version "0.10" or "1.1"."""
+        with self._opened(volume) as opened, self._changing(f"amending {volume.volume_id}"):
+            changes.amend(opened.path, compatibility=compatibility, timeout_s=self._patience.question_s)
+
+    def add_bitmap(self, volume: VolumeRef, name: str, *, granularity: int = 65536, enabled: bool = True) -> None:
+        """Begin a bitmap on a qcow2 volume; nothing when it is there."""
+        with self._opened(volume) as opened, self._changing(f"adding bitmap {name} to {volume.volume_id}"):
+            if name not in self._bitmaps(opened):
+                changes.add_bitmap(
+                    opened.path, name, granularity=granularity, enabled=enabled, timeout_s=self._patience.change_s
+                )
+
+    def remove_bitmap(self, volume: VolumeRef, name: str) -> None:
+        """Take a bitmap away; nothing when it is not there."""
+        with self._opened(volume) as opened, self._changing(f"removing bitmap {name} of {volume.volume_id}"):
+            if name in self._bitmaps(opened):
+                changes.remove_bitmap(opened.path, name, timeout_s=self._patience.change_s)
+
+    def clear_bitmaps(self, volume: VolumeRef) -> None:
+        """Take all bitmaps of a volume away."""
+        with self._opened(volume) as opened:
+            names = self._bitmaps(opened)
+        for name in names:
+            self.remove_bitmap(volume, name)
+
+    def merge_bitmaps(self, top: VolumeRef, base: VolumeRef) -> None:
+        """Put what the bitmaps of a volume have noted into those of the one beneath; again is the same."""
+        with self._opened(top) as above, self._opened(base) as below:
+            for bitmap in self._bitmaps(above).values():
+                self.add_bitmap(base, bitmap.name, granularity=bitmap.granularity, enabled=bitmap.enabled)
+                with self._changing(f"merging bitmap {bitmap.name} into {base.volume_id}"):
+                    changes.merge_bitmap(below.path, bitmap.name, above.path, timeout_s=self._patience.question_s)
+
+    # What all need.
 
     @contextmanager
     def prepared(self, image: ImageRef) -> Iterator[Mapping[VolumeId, str]]:
@@ -66,3 +285,117 @@ class QemuImages:
             yield paths
         finally:
             backend.teardown(image.image_id)
+
+    def chain(self, volume: VolumeRef) -> Sequence[VolumeId]:
+        """A volume's chain, the template included, base first, when all its headers were accepted."""
+        domain = self._find(volume.domain_id)
+        with self.prepared(volume.image) as paths:
+            image = domain.backend.image(volume.image_id)
+            return self._inspector(domain).accept(image, volume.volume_id, paths)
+
+    @contextmanager
+    def _opened(self, volume: VolumeRef) -> Iterator[_Opened]:
+        domain = self._find(volume.domain_id)
+        with self.prepared(volume.image) as paths:
+            image = domain.backend.image(volume.image_id)
+            self._inspector(domain).accept(image, volume.volume_id, paths)
+            metadata = image.below(volume.volume_id) or image.volume(volume.volume_id)
+            below = image.below(metadata.parent) if metadata.parent else None
+            path = paths[volume.volume_id]
+            yield _Opened(domain, metadata, below.format if below else None, path, _cache(domain, path))
+
+    def _inspector(self, domain: Domain) -> Inspector:
+        return Inspector(domain.files, direct=domain.kind.is_shared, timeout_s=self._patience.change_s)
+
+    def _header(self, domain: Domain, volume: VolumeRef, path: str) -> Header:
+        try:
+            header = read_header(domain.files, path, direct=domain.kind.is_shared)
+        except BadParameter as error:
+            raise ImageRefused(volume.volume_id, error.reason) from error
+        if header is None or header.data_file is not None:
+            raise ImageRefused(volume.volume_id, "it is no qcow2 image, or one with an external data file")
+        return header
+
+    def _check(self, path: str, *, repair_leaks: bool) -> questions.Checked:
+        with _judged(path):
+            return questions.check(path, timeout_s=self._patience.question_s, repair_leaks=repair_leaks)
+
+    def _bitmaps(self, opened: _Opened) -> Mapping[str, questions.Bitmap]:
+        with _judged(opened.path):
+            found = questions.info(opened.path, opened.format, timeout_s=self._patience.change_s)
+        return {bitmap.name: bitmap for bitmap in found.bitmaps}
+
+    def _empty(self, target: VolumeRef) -> None:
+        """Take everything out of a volume."""
+        with self._opened(target) as goal, self._changing(f"emptying {target.volume_id}"):
+            if goal.format == "qcow2":
+                changes.create_qcow2(
+                    goal.path,
+                    goal.metadata.capacity,
+                    compatibility="1.1" if goal.domain.version >= 4 else "0.10",
+                    backing=goal.backing,
+                    timeout_s=self._patience.change_s,
+                )
+
+    def _settle(self, goal: _Opened, state: Target) -> None:
+        """Make a copy durable, and take the space again that emptying a preallocated target gave back."""
+        size = goal.metadata.capacity
+        again = state is not Target.FRESH and goal.metadata.allocation is Allocation.PREALLOCATED
+        if again and not goal.domain.kind.is_block:
+            with told(f"allocating {goal.path}"):
+                goal.domain.files.allocate(goal.path, 0, size)
+        self._make_durable(goal.domain, goal.path)
+
+    def _make_durable(self, domain: Domain, path: str) -> None:
+        with told(f"writing {path}"):
+            domain.files.fsync(path)
+
+    def _follower(self) -> work.Follower:
+        return work.Follower(self._watch.progress, self._watch.on_stop, self._patience.silence_s)
+
+    @contextmanager
+    def _working(self, what: str) -> Iterator[None]:
+        self._watch.check()
+        try:
+            with self._changing(what):
+                yield
+        except work.Stopped as error:
+            self._watch.check()
+            raise CopyFailed(what, "it was stopped") from error
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except CommandFailed as error:
+            # Its messages end with the system's, in the fixed locale that programs are run in.
+            full = any(error.stderr.endswith(os.strerror(code)) for code in (errno.ENOSPC, errno.EDQUOT))
+            reason = error.stderr.splitlines()[-1] if error.stderr else f"qemu-img ended with {error.status_code}"
+            raise (NoSpace if full else CopyFailed)(what, reason) from error
+
+
+@contextmanager
+def _judged(path: str) -> Iterator[None]:
+    """Name what QEMU would not open: an image of the domain's."""
+    try:
+        yield
+    except BadParameter as error:
+        raise Damaged(path, error.reason) from error
+
+
+def _reads_as_zeros(goal: _Opened) -> bool:
+    """Whether a volume that was just made does: logical volumes have what was there before."""
+    return goal.format == "qcow2" or not goal.domain.kind.is_block
+
+
+def _cache(domain: Domain, path: str) -> work.Cache:
+    """Past the page cache wherever that works; only file systems that one host uses may be without direct I/O."""
+    if domain.kind.is_shared:
+        return "none"
+    try:
+        domain.files.read(path, size=DIRECT_BYTES, direct=True)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise StorageFailed(f"reading {path}", error.strerror or str(error)) from error
+        return "writeback"
+    return "none"
