@@ -11,6 +11,8 @@ from vdsm.base.errors import BadParameter, Denied
 from vdsm.bindings.peers import Credentials, unix_caller
 from vdsm.services.vm_images import VmImages
 from vdsm.storage.errors import IllegalVolume, NoSuchImage, StorageFailed
+from vdsm.storage.kinds import VolumeFormat
+from vdsm.storage.preparing import Prepared
 from vdsm.virt import domxml
 from vdsm.virt.disks import ImageRef, Location
 from vdsm.virt.domxml import Owner
@@ -25,24 +27,17 @@ OWNER = Owner("agent-1")
 
 
 @dataclass
-class Prepared:
-    path: str
-    format: str = "qcow2"
-    block: bool = False
-
-
-@dataclass
 class Repository:
     """The image repository with one image, which counts who uses it."""
 
     error: Exception | None = None
     users: list[tuple[str, str]] = field(default_factory=list)
 
-    def prepare(self, domain_id: str, image_id: str, volume_id: str) -> Prepared:
+    def prepare(self, pool_id: str, domain_id: str, image_id: str, volume_id: str) -> Prepared:
         if self.error is not None:
             raise self.error
         self.users.append((domain_id, image_id))
-        return Prepared(f"/mnt/{domain_id}/images/{image_id}/{volume_id}")
+        return Prepared(f"/mnt/{domain_id}/images/{image_id}/{volume_id}", False, VolumeFormat.COW, ())
 
     def teardown(self, domain_id: str, image_id: str) -> None:
         if self.error is not None:
