@@ -197,9 +197,6 @@ class Repository:
         try:
             if path.startswith(f"{self.gluster_mounts}/"):
                 _make(self.gluster_mounts)
-            with suppress(FileNotFoundError):
-                if path.rpartition("/")[2] in _links(self.mounts):
-                    _unlink(path)
             _make(path)
         except OSError as error:
             raise _failed(path, error) from error
