@@ -11,12 +11,18 @@ An area is what sanlock calls align; it follows from the sector size and from ho
     sector 512     up to 2000 hosts     1 MiB
     sector 4096    up to 250            1 MiB     500: 2 MiB     1000: 4 MiB     2000: 8 MiB
 
+A lease's first sector, which sanlock writes (little endian), says who has it:
+
+    0x00 magic 0x06152010   0x04 version   0x20 owner's host id   0x28 and generation   0x30 how often it was taken
+    0x38 lockspace (48)   0x68 resource (48)   0x98 since when, by the owner's clock; 0: nobody has it
+
 Source: storage format, sections 1.4, 2.6, 3.1, 3.2 and 3.7.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from enum import Enum, unique
 from typing import Final
@@ -48,6 +54,10 @@ VALUE_SIZE: Final = 512
 
 # Areas for sectors of 4096: the largest number of hosts, and the size.
 _LARGE_SECTOR_AREAS: Final = ((250, MIB), (500, 2 * MIB), (1000, 4 * MIB), (2000, 8 * MIB))
+
+
+_LEADER: Final = struct.Struct("<I28xQQQ48s48sQ")
+_LEADER_MAGIC: Final = 0x06152010
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,43 @@ def value_offset(shape: Geometry) -> int:
 def next_generation(generation: int) -> int:
     """The generation after this one."""
     return (generation + 1) % GENERATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who has a lease, as its first sector says.
+
+    Attributes:
+        lockspace: its lockspace's name.
+        resource: its name.
+        owner: the host id that has it, or had it last.
+        generation: of the owner's host id.
+        version: how often it was taken.
+        taken: whether it is.
+    """
+
+    lockspace: str
+    resource: str
+    owner: int
+    generation: int
+    version: int
+    taken: bool
+
+
+def decode_leader(data: bytes, what: str) -> Leader:
+    """Read a lease's first sector.
+
+    Raises:
+        Damaged: there is no lease.
+    """
+    try:
+        magic, owner, generation, version, lockspace, resource, timestamp = _LEADER.unpack_from(data)
+        if magic != _LEADER_MAGIC:
+            raise Damaged(what, "there is no lease")
+        names = [name.rstrip(b"\0").decode("ascii") for name in (lockspace, resource)]
+    except (struct.error, UnicodeDecodeError) as error:
+        raise Damaged(what, f"its lease cannot be read: {error}") from error
+    return Leader(names[0], names[1], owner, generation, version, timestamp != 0)
 
 
 @unique

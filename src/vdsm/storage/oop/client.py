@@ -16,7 +16,7 @@ import msgspec
 
 import vdsm
 from vdsm.base import process, threads
-from vdsm.base.clock import monotonic_s
+from vdsm.base.clock import boottime_s, monotonic_s
 from vdsm.base.errors import Failed
 from vdsm.storage.oop import frames
 
@@ -107,7 +107,8 @@ class HelperClient:
             number = self._last
             self._waiting[number] = answered
         try:
-            self._send(frames.encode_request(number, name, arguments, options), until_s)
+            limit = boottime_s() + until_s - monotonic_s()
+            self._send(frames.encode_request(number, name, arguments, options, limit), until_s)
             answer = answered.result(max(0.0, until_s - monotonic_s()))
         except TimeoutError:
             raise Late from None

@@ -1,12 +1,13 @@
 """What goes between the agent and a helper over their socket pair: length-prefixed msgpack.
 
     frame   = length (4 bytes, big endian) body (length bytes)
-    request = [number, call, [arguments...], {options...}]
+    request = [number, call, [arguments...], {options...}, seconds since the machine started, or 0]
     answer  = [number, result, fault or nil]        fault = [errno, text, path or nil, second path or nil]
 
 A path is the extension type 1 with its raw bytes, as names need not be UTF-8; in results only where they are not. Any
 number of requests may be under way; answers come in the order in which they are ready. An errno of 0 is a defect of the
-helper, not an answer of the file system.
+helper, not an answer of the file system. A change is not begun after the request's time: a host that was stopped for
+long must not write, when it moves again, what was asked for before.
 """
 
 from __future__ import annotations
@@ -60,12 +61,13 @@ class Fault(Struct, frozen=True, array_like=True):
 
 
 class Request(Struct, frozen=True, array_like=True):
-    """One call."""
+    """One call. ``until_s``: a change is begun before this time (``clock.boottime_s``) or not at all; 0 is no limit."""
 
     number: int
     call: str
     arguments: list[Any]
     options: dict[str, Any]
+    until_s: float = 0.0
 
 
 class Answer(Struct, frozen=True, array_like=True):
@@ -101,13 +103,16 @@ class FrameReader:
             yield body
 
 
-def encode_request(number: int, call: str, arguments: list[Any], options: dict[str, Any]) -> bytes:
+def encode_request(
+    number: int, call: str, arguments: list[Any], options: dict[str, Any], until_s: float = 0.0
+) -> bytes:
     """A request's frame. Texts among the arguments are paths.
 
     Raises:
         ValueError: a path has a null byte.
     """
-    return _frame(msgspec.msgpack.encode(Request(number, call, [_argument(value) for value in arguments], options)))
+    words = [_argument(value) for value in arguments]
+    return _frame(msgspec.msgpack.encode(Request(number, call, words, options, until_s)))
 
 
 def decode_request(body: bytes) -> Request:

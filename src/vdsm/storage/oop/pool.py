@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vdsm.base.clock import monotonic_s, sleep_s
 from vdsm.base.errors import Unreachable
+from vdsm.storage import guard
+from vdsm.storage.oop import frames
 from vdsm.storage.oop.files import HelperFiles
 from vdsm.storage.oop.supervisor import HelperLimits, HelperStats, Supervisor
 
@@ -66,7 +68,12 @@ class HelperPool:
         return [*(supervisor.stats() for supervisor in supervisors), *filter(_remains, self._left_stats())]
 
     def call(self, domain_key: str, name: str, arguments: list[Any], options: dict[str, Any], timeout_s: float) -> Any:
-        """Have a call done; see ``Supervisor.call``. For the doors that ``of`` gives out."""
+        """Have a call done; see ``Supervisor.call``. For the doors that ``of`` gives out.
+
+        Asks whoever guards the work (``storage.guard``) before each change.
+        """
+        if name not in frames.READS:
+            guard.check()
         with self._lock:
             if self._stopped:
                 raise Unreachable(f"storage domain {domain_key}", "the agent is stopping")
