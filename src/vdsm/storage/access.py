@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MAX_BYTES: Final = 4 << 20
 # Direct I/O works on multiples of this on all storage (512 or 4096 byte sectors).
 DIRECT_BYTES: Final = 4096
+# What ``FileAccess.replace`` adds to a name while it writes the new content.
+NEW_SUFFIX: Final = ".new"
 
 
 class FileKind(StrEnum):

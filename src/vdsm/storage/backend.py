@@ -226,6 +226,9 @@ class Backend(BackendReader, Protocol):
             MetadataOverflow: the description is too long.
         """
 
+    def tidy(self, volume: VolumeRef) -> None:
+        """Remove what a ``rewrite`` that was cut off has left beside a volume's metadata; nothing if there is none."""
+
     def grow(self, volume: VolumeRef, size: int) -> None:
         """Make a volume's container at least this long; a raw one reads as zeros where it is new.
 

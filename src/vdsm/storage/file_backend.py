@@ -11,7 +11,7 @@ import errno
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from vdsm.storage.access import FileAccess
+from vdsm.storage.access import NEW_SUFFIX, FileAccess
 from vdsm.storage.backend import Area, LeaseWriter
 from vdsm.storage.errors import (
     InvalidParameter,
@@ -173,6 +173,10 @@ class FileBackend(FileDomainReader):
             raise NoSuchVolume(volume.volume_id)
         self._replace_meta(volume, text)
 
+    def tidy(self, volume: VolumeRef) -> None:
+        """See Backend."""
+        self._unlink(f"{self.meta_path(volume)}{NEW_SUFFIX}")
+
     def grow(self, volume: VolumeRef, size: int) -> None:
         """See Backend."""
         now = self.data(volume)
@@ -187,6 +191,7 @@ class FileBackend(FileDomainReader):
 
     def delete(self, volume: VolumeRef) -> None:
         """See Backend."""
+        self.tidy(volume)
         for path in (self.data_path(volume), self.lease_path(volume), self.meta_path(volume)):
             self._unlink(path)
         path = self.image_path(volume.image_id)

@@ -34,34 +34,27 @@ from vdsm.storage.steps import Change
 _UNSET: Final = -1
 
 
-class BitmapMerger(Protocol):
-    """Who moves the bitmaps of a volume that is merged."""
-
-    def merge_bitmaps(self, top: VolumeRef, base: VolumeRef) -> None:
-        """Add what the top's bitmaps noted to the base's, and those bitmaps that the base lacks. Again is the same."""
-
-
 class VolumeTools(Protocol):
-    """What qemu-img does to one prepared volume."""
+    """What qemu-img does to single volumes; each call again is the same."""
 
     def amend(self, volume: VolumeRef, compatibility: str) -> None:
         """Rewrite the header for a version of the format."""
 
-    def sparsify(self, volume: VolumeRef) -> None:
-        """Give blocks that hold nothing back to the storage."""
+    def add_bitmap(self, volume: VolumeRef, name: str) -> None:
+        """Begin a bitmap."""
 
-    def add_bitmap(self, volume: VolumeRef, bitmap: str) -> None:
-        """Begin a bitmap.
-
-        Raises:
-            UnsupportedOperation: a volume of the chain has one of this name.
-        """
-
-    def remove_bitmap(self, volume: VolumeRef, bitmap: str) -> None:
+    def remove_bitmap(self, volume: VolumeRef, name: str) -> None:
         """Take a bitmap away; nothing if it is not there."""
 
     def clear_bitmaps(self, volume: VolumeRef) -> None:
         """Take all bitmaps away."""
+
+    def merge_bitmaps(self, top: VolumeRef, base: VolumeRef) -> None:
+        """Add what the top's bitmaps noted to the base's, and those bitmaps that the base lacks."""
+
+
+Sparsify = Callable[[VolumeRef], None]
+"""Gives what holds nothing in a volume back to the storage, in place."""
 
 
 class MergeJob(Subchain, frozen=True, kw_only=True):
@@ -142,8 +135,23 @@ class JobKinds:
         ]
 
 
-def job_kinds(guard: Guard, tools: VolumeTools, bitmaps: BitmapMerger) -> JobKinds:
-    """Make the kinds."""
+def no_sparsify(volume: VolumeRef) -> None:
+    """``Sparsify`` on a host that has no tool for it.
+
+    Raises:
+        UnsupportedOperation: always.
+    """
+    raise UnsupportedOperation(f"volume {volume.volume_id} cannot be made sparse: this host has no tool for it")
+
+
+def job_kinds(guard: Guard, tools: VolumeTools, sparsify: Sparsify = no_sparsify) -> JobKinds:
+    """Make the kinds.
+
+    Args:
+        guard: who carries plans out under leases.
+        tools: who changes volumes.
+        sparsify: see Sparsify.
+    """
 
     def on_volume(
         name: str,
@@ -162,14 +170,12 @@ def job_kinds(guard: Guard, tools: VolumeTools, bitmaps: BitmapMerger) -> JobKin
         )
 
     return JobKinds(
-        merge=_merge(guard, bitmaps),
+        merge=_merge(guard, tools),
         update_volume=_update(guard),
         amend_volume=on_volume(
             "amend_volume", AmendVolume, _check_amend, lambda job: tools.amend(job.volume, job.compatibility)
         ),
-        sparsify_volume=on_volume(
-            "sparsify_volume", VolumeJob, _check_sparsify, lambda job: tools.sparsify(job.volume)
-        ),
+        sparsify_volume=on_volume("sparsify_volume", VolumeJob, _check_sparsify, lambda job: sparsify(job.volume)),
         add_bitmap=on_volume(
             "add_bitmap", BitmapJob, _check_bitmap, lambda job: tools.add_bitmap(job.volume, job.bitmap)
         ),
@@ -180,7 +186,7 @@ def job_kinds(guard: Guard, tools: VolumeTools, bitmaps: BitmapMerger) -> JobKin
     )
 
 
-def _merge(guard: Guard, bitmaps: BitmapMerger) -> Kind[MergeJob]:
+def _merge(guard: Guard, tools: VolumeTools) -> Kind[MergeJob]:
     def decide(given: MergeJob) -> MergeJob:
         backend = guard.find(given.domain_id).backend
         images = scope.known(backend, given.domain_id, [given.image_id])
@@ -192,7 +198,7 @@ def _merge(guard: Guard, bitmaps: BitmapMerger) -> Kind[MergeJob]:
     def steps(given: MergeJob) -> Sequence[Step]:
         def move_bitmaps() -> None:
             if given.merge_bitmaps:
-                bitmaps.merge_bitmaps(given.top, given.base)
+                tools.merge_bitmaps(given.top, given.base)
 
         return [guard.step("commit the data", given.base, given.steps, _both(given.generation), move_bitmaps)]
 

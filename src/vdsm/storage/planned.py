@@ -165,8 +165,13 @@ class Carrier:
                 raise
 
     def _undo(self, domain_id: DomainId, step: Planned | None, run: Run) -> None:
-        if step is not None:
-            carry_out(step, self.find(domain_id).backend, self._mover.watched(run))
+        if step is None:
+            return
+        backend = self.find(domain_id).backend
+        if isinstance(step, Change):
+            # When it was cut off before anything was changed, nothing is written now.
+            backend.tidy(step.volume)
+        carry_out(step, backend, self._mover.watched(run))
 
 
 def _filled(given: D, images: Images, plan: Plan) -> D:

@@ -1,0 +1,49 @@
+"""Every operation on images is killed at every point, and so is its recovery: before or after, nothing between or left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from needs import needs
+
+pytestmark = needs("program:qemu-img", "program:qemu-io")
+
+PROGRAM = Path(__file__).with_name("image_cases.py")
+EXHAUSTIVE = bool(os.environ.get("VDSM_EXHAUSTIVE"))
+# Some are variants of others.
+ALWAYS = [
+    *("create raw", "create from parent", "clone", "delete volume", "delete image"),
+    *("extend", "resize", "prepare merge", "merge", "finalize merge", "update volume"),
+]
+SOMETIMES = ["clone again", "delete volumes", "delete clone"]
+UNDONE = {"create raw", "create from parent", "clone", "clone again"}
+
+
+def hunt(base: Path, case: str, stride: int) -> dict[str, object]:
+    argv = [sys.executable, PROGRAM, base, case, str(stride)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=1700, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", ALWAYS + (SOMETIMES if EXHAUSTIVE else []))
+def test_killed_at_every_point_it_is_before_or_after(tmp_path: Path, case: str) -> None:
+    seen = hunt(tmp_path / "base", case, 1 if EXHAUSTIVE else 0)
+    assert seen["points"] >= 20
+    assert seen["before"] + seen["after"] == seen["points"]
+    mostly, seldom = ("before", "after") if case in UNDONE else ("after", "before")
+    assert seen[mostly] > seen["points"] * 3 // 4
+    assert seen[seldom] > 0
+
+
+@pytest.mark.parametrize("case", ["create from parent", "delete volume"])
+def test_recovery_is_killed_too(tmp_path: Path, case: str) -> None:
+    seen = hunt(tmp_path / "base", case, 29)
+    assert seen["kills"] > seen["points"] * 3 // 2
