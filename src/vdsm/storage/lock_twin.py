@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
+from vdsm.storage.backend import SharedArea
 from vdsm.storage.clusterlock import LeaseState, Membership
 from vdsm.storage.errors import HostIdFailed, InvalidParameter, LeaseFailed, LeaseHeld
-from vdsm.storage.formats.leases import VALUE_SIZE, Geometry, LeaseRecord, host_sector_offset, sdm_lease
+from vdsm.storage.formats.leases import VALUE_SIZE, Geometry, LeaseRecord, host_sector_offset, sdm_lease, value_offset
 from vdsm.storage.ids import DomainId
 from vdsm.storage.kinds import StorageType
 
@@ -58,11 +59,19 @@ class _Held:
 
 @dataclass(slots=True)
 class SharedDisk:
-    """See the module."""
+    """See the module. Values of leases in one of the ``areas``, by path, are also in its bytes, as on a real disk."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
     seats: dict[tuple[str, int], _Seat] = field(default_factory=dict)
     leases: dict[_Place, _Lease] = field(default_factory=dict)
+    areas: dict[str, SharedArea] = field(default_factory=dict)
+
+    def write_value(self, lease: LeaseRecord, value: bytes) -> None:
+        """Put a lease's value where it stays."""
+        self.leases[lease.path, lease.offset].value = value
+        if lease.path in self.areas:
+            sector = value.ljust(lease.geometry.block_size, b"\0")
+            self.areas[lease.path].write(lease.offset + value_offset(lease.geometry), sector)
 
     def expire(self, host: TwinHost) -> None:
         """So much time has passed that a host without power counts as dead."""
@@ -147,6 +156,7 @@ class TwinHost:
             self.disk.leases.pop(place, None)
             if resource.resource:
                 self.disk.leases[place] = _Lease(resource.lockspace, resource.resource)
+                self.disk.write_value(resource, bytes(VALUE_SIZE))
 
     def read_names(self, resource: LeaseRecord) -> tuple[str, str] | None:
         """The lockspace and the resource whose lease is at the record's place; None when there is none."""
@@ -246,7 +256,8 @@ class TwinLock:
             if held is None:
                 return
             self._host.check(f"giving lease {lease.resource} back")
-            self._disk.leases[place].value = held.value
+            if held.has_value:
+                self._disk.write_value(lease, held.value)
             self._host.drop(place)
 
     def holds(self, lease: LeaseRecord) -> bool:

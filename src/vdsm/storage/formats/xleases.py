@@ -20,7 +20,7 @@ Source: storage format, section 3.6.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +50,13 @@ class Record:
     number: int
     lease_id: LeaseId
     updating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A record that cannot be read."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,42 @@ def format_index(lockspace: DomainId, time_s: int, *, updating: bool = False) ->
     It is written twice: all of it with ``updating``, then its first sector without.
     """
     return _header(lockspace, time_s, updating=updating) + _free_record() * CAPACITY
+
+
+def survey(data: bytes) -> list[Record | Broken | None]:
+    """Every record of an index that may be damaged, by number: what it says, that it says nothing readable, or free.
+
+    The header is not looked at. ``data`` may be cut off: what is missing is broken.
+    """
+    whole = data.ljust(INDEX_SIZE, b"\xff")
+    return [_decode_record(whole, number) for number in range(CAPACITY)]
+
+
+def mended_index(
+    data: bytes, shape: Geometry, lockspace: DomainId, time_s: int, found: Iterable[Record | int]
+) -> bytes:
+    """An index with other records: what is not named stays as it is.
+
+    Args:
+        data: the damaged index.
+        shape: the domain's sector and area sizes.
+        lockspace: the domain.
+        time_s: whole seconds since the epoch, for a header that cannot be read.
+        found: records to be written, and numbers of those that are to be free.
+    """
+    mended = bytearray(data[:INDEX_SIZE].ljust(INDEX_SIZE, b"\0"))
+    for item in found:
+        number, record = (item, _free_record()) if isinstance(item, int) else (item.number, _encode_record(item, shape))
+        mended[HEADER_SIZE + number * RECORD_SIZE : HEADER_SIZE + (number + 1) * RECORD_SIZE] = record
+    mended[:HEADER_SIZE] = _header(lockspace, _time_of(data) or time_s, updating=False)
+    return bytes(mended)
+
+
+def flagged(index: bytes, shape: Geometry) -> bytes:
+    """The first sector of an index, saying that it must not be used: what is written first and last (without)."""
+    magic, version, space, time, _, _, end = _HEADER.unpack_from(index)
+    header = _HEADER.pack(magic, version, space, time, _UPDATING, b"", end)
+    return header + index[HEADER_SIZE : shape.block_size]
 
 
 class Index:
@@ -188,15 +231,10 @@ class Index:
         return None
 
     def _read(self, number: int) -> Record | None:
-        name, offset, flag, _, end = _RECORD.unpack_from(self._data, HEADER_SIZE + number * RECORD_SIZE)
-        text = name.rstrip(b"\0")
-        if not text:
-            return None
-        damaged = end != _END or flag not in {_READY, _UPDATING} or not offset.isdigit()
-        ident = text.decode("ascii", "replace")
-        if damaged or not ident.isprintable():
+        found = _decode_record(self._data, number)
+        if isinstance(found, Broken):
             raise Damaged(self._what, f"record {number} cannot be read")
-        return Record(number, LeaseId(ident), flag == _UPDATING)
+        return found
 
     def _write(self, number: int, record: bytes) -> Block:
         start = HEADER_SIZE + number * RECORD_SIZE
@@ -209,6 +247,26 @@ class Index:
 def _header(lockspace: DomainId, time_s: int, *, updating: bool) -> bytes:
     flag = _UPDATING if updating else _READY
     return _HEADER.pack(MAGIC, VERSION, _ascii(lockspace), b"%010d" % time_s, flag, b"", _END)
+
+
+def _time_of(data: bytes) -> int | None:
+    """When an index was formatted; None when its header cannot be read."""
+    if len(data) < HEADER_SIZE:
+        return None
+    magic, version, _, time, _, _, end = _HEADER.unpack_from(data)
+    return int(time) if (magic, version, end) == (MAGIC, VERSION, _END) and time.isdigit() else None
+
+
+def _decode_record(data: bytes | bytearray, number: int) -> Record | Broken | None:
+    name, offset, flag, _, end = _RECORD.unpack_from(data, HEADER_SIZE + number * RECORD_SIZE)
+    text = name.rstrip(b"\0")
+    if not text:
+        return None
+    damaged = end != _END or flag not in {_READY, _UPDATING} or not offset.isdigit()
+    ident = text.decode("ascii", "replace")
+    if damaged or not ident.isprintable():
+        return Broken(number)
+    return Record(number, LeaseId(ident), flag == _UPDATING)
 
 
 def _encode_record(record: Record, shape: Geometry) -> bytes:
