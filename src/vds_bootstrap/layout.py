@@ -35,6 +35,7 @@ class Layout:
     group: str = "vdsm"
     port: int = 54321
     libvirt_uri: str = "qemu:///system"
+    repository_dir: Path = Path("/rhev/data-center")
 
     @property
     def images_dir(self) -> Path:
@@ -101,6 +102,7 @@ def read(config: Path | None) -> Layout:
         group=_option(raw, "users", "group", defaults.group),
         port=_option(raw, "listen", "port", defaults.port),
         libvirt_uri=_option(raw, "libvirt", "uri", defaults.libvirt_uri),
+        repository_dir=Path(_option(raw, "storage", "repository_dir", str(defaults.repository_dir))),
     )
 
 

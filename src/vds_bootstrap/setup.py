@@ -26,6 +26,7 @@ PACKAGES = (
     "busybox-static",
     "openssl",
     "iproute2",
+    "nfs-common",
 )
 DEV_PACKAGES = (
     "procps",
@@ -101,6 +102,9 @@ def directories(layout: Layout, manifest: Manifest) -> None:
     account.directory(layout.guest_dir, 0o755, (0, 0), manifest)
     account.directory(layout.log_dir, 0o750, agent, manifest)
     account.directory(layout.log_dir / "console", 0o711, agent, manifest)
+    # Storage is mounted below; supervdsmd makes the same again where it is gone.
+    for path in (layout.repository_dir, layout.repository_dir / "mnt", layout.repository_dir / "hsm-tasks"):
+        account.directory(path, 0o755, agent, manifest)
     run_directories(layout)
 
 

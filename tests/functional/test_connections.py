@@ -128,11 +128,16 @@ def eventually(holds: Callable[[], object]) -> None:
 
 
 def test_the_tree_belongs_to_the_agent_and_links_are_not_followed(folder: Path) -> None:
-    host = make_host(folder)
+    before = os.umask(0o077)
+    try:
+        host = make_host(folder / "rhev")
+    finally:
+        os.umask(before)
     host.privileged.prepare_repository()
     for name in ("", "mnt", "hsm-tasks"):
         found = Path(host.repository.root, name).stat()
         assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (36, 36, 0o755)
+    assert host.folder.stat().st_mode & 0o7777 == 0o755
     victim = host.directory("victim", owner=0)
     shutil.rmtree(host.repository.mounts)
     Path(host.repository.mounts).symlink_to(victim)

@@ -26,6 +26,7 @@ def of_agent(config: agent_config.Config) -> dict[str, object]:
         "libvirt_uri": config.libvirt.uri,
         "api_socket": config.api_socket,
         "supervdsm_socket": config.supervdsm_socket,
+        "repository_dir": Path(config.storage.repository_dir),
     }
 
 
@@ -43,6 +44,7 @@ def test_same_file_means_the_same_to_both(tmp_path: Path) -> None:
     file.write_text(
         '[paths]\nrun_dir = "/a"\nstate_dir = "/b"\nlog_dir = "/c"\npki_dir = "/d"\n'
         '[users]\nuser = "u"\ngroup = "g"\n[listen]\nport = 7\n[libvirt]\nuri = "test:///default"\n'
+        '[storage]\nrepository_dir = "/e"\n'
     )
     read = layout.read(file)
     assert of_bootstrap(read) == of_agent(agent_config.load(file))
@@ -82,6 +84,14 @@ def test_units_run_the_pair_as_the_right_users() -> None:
     assert "User" not in helper
     assert set(account.COMPANY) == set(agent["SupplementaryGroups"].split())
     assert agent["RuntimeDirectory"] == Layout().run_dir.name
+    # Each of these gives the helper mounts of its own, so that nobody else would see what it mounts.
+    private = {"PrivateTmp", "PrivateMounts", "PrivateDevices", "ProtectSystem", "ProtectHome", "ProtectHostname"}
+    private |= {"ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "ProtectControlGroups"}
+    assert not private & set(helper)
+    # A FUSE file system is a process of the helper's.
+    assert helper["KillMode"] == "process"
+    # A LOCALFS domain may be anywhere.
+    assert agent["ProtectSystem"] == "full"
 
 
 def test_packaged_directories_are_those_of_the_layout() -> None:
@@ -89,4 +99,5 @@ def test_packaged_directories_are_those_of_the_layout() -> None:
     listed = {Path(line.split()[1]) for line in lines if line.startswith("d ")}
     place = Layout()
     assert {place.run_dir, place.console_dir, place.state_dir, place.images_dir, place.log_dir} <= listed
+    assert place.repository_dir in listed
     assert f"u {place.user} {account.UID}:{account.GID}" in (PACKAGING / "sysusers.d" / "vdsm.conf").read_text()

@@ -88,7 +88,11 @@ class Mounting:
         """See ``Privileged.prepare_repository``."""
         root = self._rules.repository
         try:
-            Path(root).parent.mkdir(mode=_MODE, parents=True, exist_ok=True)
+            for parent in reversed(Path(root).parents):
+                if not parent.exists():
+                    parent.mkdir()
+                    # Everybody walks through it, whatever the helper's umask.
+                    parent.chmod(_MODE)
             for path in (root, f"{root}/mnt", f"{root}/hsm-tasks"):
                 self._own(path)
         except OSError as error:
