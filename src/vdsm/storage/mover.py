@@ -15,6 +15,7 @@ from enum import Enum, unique
 from typing import Final, TypeAlias
 
 from vdsm.base.errors import BadParameter, CommandFailed
+from vdsm.storage import guard
 from vdsm.storage.access import DIRECT_BYTES
 from vdsm.storage.domain import Domain
 from vdsm.storage.errors import Damaged, NoSpace, StorageFailed
@@ -356,6 +357,8 @@ class QemuImages:
     @contextmanager
     def _working(self, what: str) -> Iterator[None]:
         self._watch.check()
+        # What qemu-img writes does not go through the domain's files, which ask this at each change.
+        guard.check()
         try:
             with self._changing(what):
                 yield
