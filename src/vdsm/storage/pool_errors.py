@@ -287,15 +287,6 @@ class SpmStatusUnknown(Failed):
 
 
 @dataclass(eq=False)
-class LeaseLost(Failed):
-    """This host is not the SPM any more: it writes nothing."""
-
-    name = "lease_lost"
-    code = 654
-    status = 503
-
-
-@dataclass(eq=False)
 class OperationFailed(Failed):
     """What an operation met, as its journal has it: with the name and number of the error that it was."""
 

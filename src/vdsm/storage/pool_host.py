@@ -15,7 +15,6 @@ from vdsm.operations.kinds import Kind, Kinds
 from vdsm.operations.locks import Locks, Mode, Resource
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import OperationView, Phase
-from vdsm.storage.clusterlock import ClusterLock
 from vdsm.storage.domain import Domain
 from vdsm.storage.ids import DomainId, PoolId, new_id
 from vdsm.storage.pool_errors import NoSuchPool, OtherPool
@@ -23,7 +22,10 @@ from vdsm.storage.pool_kinds import PoolKinds, pool_kinds
 from vdsm.storage.pool_maker import PoolMaker
 from vdsm.storage.pool_session import DomainSource, PoolLinks, PoolSession, Watchers
 from vdsm.storage.pool_writer import PoolWriter
-from vdsm.storage.spm import LeaseWatchdog, Spm, SpmParts, start_kind
+from vdsm.storage.spm import Spm, start_kind
+from vdsm.storage.spm_term import MakeWatchdog, SpmParts
+from vdsm.storage.watchdog import Watchdog
+from vdsm.storage.write_gate import WriteGate, spm_gate
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class PoolParts:
         kinds: of the SPM's operations on images and leases; those of the pool itself are added.
         locks: shared with all who lock domains and images.
         journal: this host's, for making and mending pools; a directory of its own.
-        watchdog: makes the one that looks at a domain's SDM lease.
+        gate: makes what lets the SPM write; see ``SpmParts``.
+        watchdog: makes the one that looks at a gate's lease.
         fence: called when a lease is lost or cannot be given back; see ``SpmParts``.
         changed: told of each task's change of phase; must not wait.
         point: for tests.
@@ -57,7 +60,8 @@ class PoolParts:
     kinds: list[Kind[Any]] = field(default_factory=list)
     locks: Locks = field(default_factory=Locks)
     journal: JournalStore = field(default_factory=MemoryJournal)
-    watchdog: Callable[[ClusterLock], LeaseWatchdog]
+    gate: Callable[[Domain, int], WriteGate] = spm_gate
+    watchdog: MakeWatchdog = Watchdog
     fence: Callable[[str], None] = lambda _: None
     changed: Callable[[OperationView], None] = lambda _: None
     point: Callable[[str], None] = lambda _: None
@@ -75,8 +79,9 @@ class PoolHost:
         self._maker: Final = PoolMaker(parts.domains, parts.journal, parts.locks, self._writer, point=parts.point)
         self._spm_parts: Final = SpmParts(
             domains=parts.domains,
-            kinds=Kinds([*parts.kinds, *self._kinds.all()]),
+            kinds=(*parts.kinds, *self._kinds.all()),
             locks=parts.locks,
+            gate=parts.gate,
             watchdog=parts.watchdog,
             fence=parts.fence,
             changed=parts.changed,
