@@ -139,7 +139,11 @@ class House:
 
     def __init__(self, config: Config, state_dir: Path, simulated: Simulated | None, hub: EventHub) -> None:
         self._config = config
-        self._privileged = PrivilegedClient(config.supervdsm_socket, config.supervdsm.call_deadline_s)
+        self._privileged = PrivilegedClient(
+            config.supervdsm_socket,
+            config.supervdsm.call_deadline_s,
+            mount_deadline_s=config.storage.mount_deadline_s,
+        )
         self._acceleration = Acceleration(self._privileged, state_dir, config.virt.domain_type)
         self._guests: HypervisorFacts
         self.hypervisor: Hypervisor
