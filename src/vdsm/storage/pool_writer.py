@@ -106,6 +106,10 @@ class PoolWriter:
     def take_back(self, done: Edit) -> None:
         """Take an edit back, if it was done and nobody has written its keys since."""
         domain = self._domains.find(done.domain_id)
+        now = domain.backend.read_domain()
+        if pool_edits.taken_back(now, done) == now:
+            # No lease is needed for that: it may have been the one that could not be had.
+            return
         with self.leased(domain, done.leased_as):
             self._domains.update(domain.id, partial(pool_edits.taken_back, done=done))
 
