@@ -14,8 +14,11 @@ from vdsm.storage.access import FileAccess
 from vdsm.storage.clusterlock import ClusterLock
 from vdsm.storage.domain import Domain
 from vdsm.storage.executor import carry_out
+from vdsm.storage.file_backend import FileBackend
+from vdsm.storage.files import FileDomainReader, find_domain
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef, new_id
+from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import Allocation, DomainClass, StorageType, VolumeFormat
 from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.mover import QemuImages
@@ -34,13 +37,27 @@ def open_domain(
     root.mkdir(exist_ok=True)
     shared = described.storage_type is not StorageType.LOCALFS
     backend = file_domain(files, mount or root, described, Areas() if shared else None)
+    return _domain(described, files, backend, mount or root)
+
+
+def reopen(root: Path) -> Domain:
+    """Open the LOCALFS domain that is below ``root``."""
+    files = LocalFiles()
+    ident = find_domain(files, str(root))
+    assert ident
+    described = FileDomainReader(files, str(root), ident, direct=False).read_domain()
+    backend = FileBackend(files, str(root), described, QemuImageMaker(), None)
+    return _domain(described, files, backend, root)
+
+
+def _domain(described: DomainMetadata, files: FileAccess, backend: FileBackend, mount: Path) -> Domain:
     return Domain(
         id=described.domain_id,
         kind=described.storage_type,
         domain_class=DomainClass.DATA,
         version=described.version,
         geometry=described.geometry,
-        mount=str(mount or root),
+        mount=str(mount),
         files=files,
         backend=backend,
         lock=cast(ClusterLock, None),  # nothing here takes it
@@ -119,4 +136,4 @@ def refs(domain: Domain, image: str, volumes: Sequence[VolumeRef]) -> list[Volum
     return [VolumeRef(domain.id, ImageId(image), volume.volume_id) for volume in volumes]
 
 
-__all__ = ["COW", "MIB", "RAW", "Allocation", "Storage", "digest", "open_domain", "refs", "run"]
+__all__ = ["COW", "MIB", "RAW", "Allocation", "Storage", "digest", "open_domain", "refs", "reopen", "run"]

@@ -156,7 +156,8 @@ class QemuImages:
         """Copy a volume's data into an existing volume of any format and domain, durably.
 
         A target that stands on nothing gets all that a guest sees of the source. One that stands on a volume gets the
-        source's own clusters: what it stands on must read as what the source stands on.
+        source's own clusters: what it stands on must read as what the source stands on. Clusters that an interrupted
+        attempt has leaked are given back.
 
         Args:
             source: from where; it and what it stands on does not change meanwhile.
@@ -175,6 +176,8 @@ class QemuImages:
             if state is Target.USED:
                 self._empty(target)
             with self._opened(target) as goal, self._working(what):
+                if state is Target.SAME and goal.format == "qcow2":
+                    self._check(goal.path, repair_leaks=True)
                 work.convert(
                     work.Copy(
                         source=origin.path,
