@@ -158,6 +158,12 @@ class BackendReader(Protocol):
             Damaged: one of its volumes' metadata cannot be read.
         """
 
+    def image_ids(self) -> tuple[ImageId, ...]:
+        """The ids of the images, by names only, sorted."""
+
+    def volume_ids(self, image_id: ImageId) -> tuple[VolumeId, ...]:
+        """The ids of an image's volumes, linked ones included, by names only, sorted; none if it is not there."""
+
     def homes(self, volume_id: VolumeId) -> tuple[ImageId, ...]:
         """The images that have a volume of this id, sorted: its own, and those that stand on a template."""
 

@@ -119,6 +119,18 @@ class FileDomainReader:
             raise NoSuchImage(image_id, self.domain_id)
         return image
 
+    def image_ids(self) -> tuple[ImageId, ...]:
+        """See Backend."""
+        with told(f"listing {self.images_path}"):
+            return tuple(ImageId(name) for name in self._names_below.images() if is_uuid(name))
+
+    def volume_ids(self, image_id: ImageId) -> tuple[VolumeId, ...]:
+        """See Backend."""
+        try:
+            return _sort(self._names(image_id))[0]
+        except NoSuchImage:
+            return ()
+
     def homes(self, volume_id: VolumeId) -> tuple[ImageId, ...]:
         """See Backend."""
         with told(f"looking for volume {volume_id}"):

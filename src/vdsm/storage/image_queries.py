@@ -148,7 +148,7 @@ class ImageQueries:
         Raises:
             NoSuchDomain: it is not there.
         """
-        return sorted(self._find(domain_id).backend.inventory().images)
+        return list(self._find(domain_id).backend.image_ids())
 
     def volumes(self, domain_id: DomainId, image_id: ImageId | None = None) -> list[VolumeId]:
         """The volumes of a domain, or those of one image with the template beneath it; sorted.
@@ -156,9 +156,10 @@ class ImageQueries:
         Raises:
             NoSuchDomain: it is not there.
         """
-        images = self._find(domain_id).backend.inventory().images
+        backend = self._find(domain_id).backend
         if image_id is not None:
-            return sorted(images.get(image_id, ()))
+            return list(backend.volume_ids(image_id))
+        images = backend.inventory().images
         return sorted({volume for volumes in images.values() for volume in volumes})
 
     def image(self, ref: ImageRef) -> Image:

@@ -127,6 +127,15 @@ class MemoryReader:
             raise NoSuchImage(image_id, self.domain_id)
         return found
 
+    def image_ids(self) -> tuple[ImageId, ...]:
+        """See Backend."""
+        return tuple(sorted(self._images))
+
+    def volume_ids(self, image_id: ImageId) -> tuple[VolumeId, ...]:
+        """See Backend."""
+        volumes = self._images.get(image_id, {})
+        return tuple(sorted(ident for ident, volume in volumes.items() if volume.meta is not None))
+
     def homes(self, volume_id: VolumeId) -> tuple[ImageId, ...]:
         """See Backend."""
         found = ((ident, volumes.get(volume_id)) for ident, volumes in self._images.items())
