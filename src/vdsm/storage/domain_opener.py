@@ -16,6 +16,7 @@ from vdsm.storage.backend import LeaseWriter
 from vdsm.storage.clusterlock import ClusterLock
 from vdsm.storage.domain import Domain
 from vdsm.storage.domain_maker import probe
+from vdsm.storage.domain_places import Mount
 from vdsm.storage.errors import WrongBlockSize
 from vdsm.storage.file_backend import FileBackend, ImageMaker
 from vdsm.storage.files import FileDomainReader, told
@@ -27,22 +28,6 @@ from vdsm.storage.kinds import StorageType
 
 # A domain's id and type, the paths of its ``ids`` and ``leases``, its geometry. Touches no storage.
 LockMaker: TypeAlias = Callable[[DomainId, StorageType, str, str, Geometry], ClusterLock]
-
-
-class Mount(Protocol):
-    """A connection that is there: mounted, or linked when it is a local directory."""
-
-    @property
-    def path(self) -> str:
-        """Where it is mounted."""
-
-    @property
-    def type(self) -> StorageType:
-        """What it was connected as."""
-
-    @property
-    def spec(self) -> str:
-        """What was connected: "server:/path", or a local directory."""
 
 
 class FileDoors(Protocol):

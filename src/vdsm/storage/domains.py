@@ -10,36 +10,28 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Final, NoReturn, TypeVar
+from typing import Final
 
 from vdsm.base.clock import now_utc
-from vdsm.base.errors import Busy, NotResponding, Unfinished, Unreachable, VdsmError
-from vdsm.base.threads import itmap
+from vdsm.base.errors import Busy
 from vdsm.storage import domain_maker
 from vdsm.storage.access import FileAccess
 from vdsm.storage.backend import Space
 from vdsm.storage.domain import Domain
 from vdsm.storage.domain_errors import DomainAttached, DomainNotReady, LongDescription, NotMounted
 from vdsm.storage.domain_maker import NewDomain
-from vdsm.storage.domain_opener import DomainOpener, DomainTools, Mount
-from vdsm.storage.errors import NoSuchDomain, StorageFailed
-from vdsm.storage.files import find_domain, told
+from vdsm.storage.domain_opener import DomainOpener, DomainTools
+from vdsm.storage.domain_places import DomainPlaces, Mount
+from vdsm.storage.errors import NoSuchDomain
+from vdsm.storage.files import told
 from vdsm.storage.formats import tree
 from vdsm.storage.formats.domain import MAX_DESCRIPTION, DomainMetadata
 from vdsm.storage.formats.mounts import normalize
 from vdsm.storage.ids import DomainId
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-# A storage that says one of these may have the domain or not.
-_SILENT: Final = (NotResponding, Unfinished, Unreachable, Busy, StorageFailed)
-# Added to the deadline of the calls: theirs comes first.
-_MARGIN_S: Final = 5.0
 
 
 class Domains:
@@ -57,9 +49,9 @@ class Domains:
         self._view: Final = connections_view
         self._opener: Final = DomainOpener(tools, timeout_s)
         self._timeout_s: Final = timeout_s
+        self._places: Final = DomainPlaces(connections_view, self._opener.files, timeout_s)
         self._lock = threading.Lock()
         self._open: dict[DomainId, Domain] = {}
-        self._places: dict[str, DomainId] = {}
         self._edits: dict[str, threading.Lock] = {}
 
     def find(self, domain_id: DomainId) -> Domain:
@@ -72,25 +64,18 @@ class Domains:
         """
         with self._lock:
             known = self._open.get(domain_id)
-        return known or self._keep(self._search(domain_id))
+        if known is not None:
+            return known
+        try:
+            return self._opened(domain_id)
+        except NoSuchDomain:
+            # It may have moved since it was seen last.
+            self._places.forget(domain_id)
+            return self._opened(domain_id)
 
     def visible(self) -> list[DomainId]:
         """The domains in all storage that answers, sorted."""
-
-        def look(mount: Mount) -> DomainId | None:
-            return find_domain(self._opener.files(mount.path), mount.path)
-
-        found = []
-        for mount, future in self._ask(look):
-            try:
-                domain_id = future()
-            except VdsmError as error:
-                log.warning("%s cannot be looked at: %s", mount.path, error)
-                continue
-            if domain_id is not None:
-                found.append(domain_id)
-                self._note(mount.path, domain_id)
-        return sorted(set(found))
+        return self._places.visible()
 
     def forget(self, domain_id: DomainId) -> None:
         """Open the domain anew when it is asked for next. Its lock stays what it is."""
@@ -99,8 +84,8 @@ class Domains:
 
     def forget_mount(self, path: str) -> None:
         """A connection has ended: forget what was there, and end its helper."""
+        self._places.forget_mount(path)
         with self._lock:
-            self._places.pop(path, None)
             self._open = {ident: domain for ident, domain in self._open.items() if domain.mount != path}
         self._opener.close(path)
 
@@ -189,6 +174,7 @@ class Domains:
             lock = self._opener.lock(mount.path, metadata)
             now_s = int(now_utc().timestamp())
             domain_maker.create_domain(files, mount.path, metadata, lock.format, now_s=now_s)
+        self._places.note(mount.path, request.id)
         return self.find(request.id)
 
     def format(self, domain_id: DomainId, *, auto_detach: bool = False) -> None:
@@ -229,7 +215,7 @@ class Domains:
             place = self._half_made(domain_id)
             if place is None:
                 raise
-            return place
+            return place.path
         pools = domain.backend.read_domain().pools
         if pools and not auto_detach:
             raise DomainAttached(domain_id, ", ".join(pools))
@@ -239,8 +225,7 @@ class Domains:
         """A domain has been taken away: forget all about it."""
         self.forget(domain_id)
         self._opener.forget_locks(domain_id)
-        with self._lock:
-            self._places = {path: ident for path, ident in self._places.items() if ident != domain_id}
+        self._places.forget(domain_id)
 
     def connected_files(self, mount_path: str) -> FileAccess:
         """The files of a mount that is there: without it the same path would be an empty directory of this host.
@@ -257,65 +242,20 @@ class Domains:
         """How domains are opened, and where their locks are."""
         return self._opener
 
-    def _search(self, domain_id: DomainId) -> Domain:
-        silent: list[tuple[str, VdsmError]] = []
-        broken: list[VdsmError] = []
-        for mount, outcome in self._ask(lambda mount: self._opener.open(mount, domain_id)):
-            try:
-                return outcome()
-            except NoSuchDomain:
-                continue
-            except _SILENT as error:
-                log.warning("%s cannot be looked at for the domain %s: %s", mount.path, domain_id, error)
-                silent.append((mount.path, error))
-            except VdsmError as error:
-                broken.append(error)
-        # One file system has one domain: of those that are known to have another one nothing is expected.
+    def _opened(self, domain_id: DomainId) -> Domain:
+        domain = self._opener.open(self._places.find(domain_id), domain_id)
         with self._lock:
-            doubtful = [error for path, error in silent if self._places.get(path, domain_id) == domain_id]
-        raise (broken + doubtful + [NoSuchDomain(domain_id)])[0]
+            return self._open.setdefault(domain_id, domain)
 
-    def _ask(self, look: Callable[[Mount], T]) -> Iterator[tuple[Mount, Callable[[], T]]]:
-        """Look at all mounts at once; each with what it answered or raises, those that are ready first."""
-        mounts = list(self._view())
-        if len(mounts) == 1:
-            yield mounts[0], partial(look, mounts[0])
-            return
-        left = {mount.path: mount for mount in mounts}
-        try:
-            for mount, future in itmap(look, mounts, workers=len(mounts), timeout_s=self._timeout_s + _MARGIN_S):
-                left.pop(mount.path, None)
-                yield mount, future.result
-        except Unfinished as error:
-            # Only when helpers could not be started or ended in time: their calls have deadlines of their own.
-            for mount in left.values():
-                yield mount, partial(_fail, error)
-
-    def _half_made(self, domain_id: DomainId) -> str | None:
-        """The mount that has a directory of this domain without metadata; None if there is none."""
-
-        def look(mount: Mount) -> bool:
-            with told(f"looking for what is left of the domain {domain_id} in {mount.path}"):
-                try:
-                    names = self._opener.files(mount.path).listdir(f"{mount.path}/{domain_id}")
-                except FileNotFoundError:
-                    return False
-            return not names or tree.DOM_MD in names
-
-        for mount, outcome in self._ask(look):
-            with suppress(*_SILENT):
-                if outcome():
-                    return mount.path
-        return None
-
-    def _keep(self, domain: Domain) -> Domain:
-        self._note(domain.mount, domain.id)
-        with self._lock:
-            return self._open.setdefault(domain.id, domain)
-
-    def _note(self, mount_path: str, domain_id: DomainId) -> None:
-        with self._lock:
-            self._places[mount_path] = domain_id
+    def _half_made(self, domain_id: DomainId) -> Mount | None:
+        """The mount that has what is left of a domain's making or removing."""
+        mount = self._places.half_made(domain_id)
+        if mount is None:
+            return None
+        path = f"{mount.path}/{domain_id}"
+        with told(f"looking at {path}"):
+            names = self._opener.files(mount.path).listdir(path)
+        return mount if not names or tree.DOM_MD in names else None
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
@@ -328,7 +268,3 @@ class Domains:
             yield
         finally:
             mutex.release()
-
-
-def _fail(error: VdsmError) -> NoReturn:
-    raise error
