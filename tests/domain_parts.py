@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from storage_domains import Areas
@@ -66,6 +67,7 @@ class PaperLock:
     formatted: int = 0
     joined: set[int] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
+    left: list[int] = field(default_factory=list)
     fails: str = ""
 
     def format(self) -> None:
@@ -80,6 +82,7 @@ class PaperLock:
         (self.begun if wait_s is None else self.joined).add(host_id)
 
     def leave(self, host_id: int) -> None:
+        self.left.append(host_id)
         self.joined.discard(host_id)
         self.begun.discard(host_id)
 
@@ -100,6 +103,9 @@ class PaperLock:
 
     def holds(self, lease: LeaseRecord) -> bool:
         return False
+
+    def valid_for_s(self, host_id: int) -> float:
+        return inf
 
     def inspect(self, lease: LeaseRecord) -> LeaseState:
         return LeaseState()

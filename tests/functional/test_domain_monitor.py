@@ -187,6 +187,14 @@ def test_what_was_not_asked_is_asked_again_before_the_domain_is_invalid(place: P
     assert monitors.stop(60)
 
 
+def test_stale_handle_has_its_own_number(place: Place, watch: Watch, gate: Gate) -> None:
+    made = watch.domains.create(request(place))
+    watch.monitors.watch(made.id)
+    actual(watch, made.id)
+    gate.errors = [OSError(116, "Stale file handle")]
+    eventually(lambda: watch.told_of(made.id) == [(True, 0), (False, 384), (True, 0)])
+
+
 def test_defect_makes_the_domain_invalid_and_not_the_monitor_dead(place: Place, watch: Watch, gate: Gate) -> None:
     made = watch.domains.create(request(place))
     gate.errors = [TypeError("a defect"), TypeError("a defect")]
@@ -262,6 +270,25 @@ def test_lockspace_that_cannot_be_joined_makes_no_domain_invalid(place: Place, w
     eventually(lambda: lock.begun == {7})
     lock.joined.add(7)
     eventually(lambda: watch.report(made.id).acquired)
+
+
+def test_who_watches_again_joins_after_the_earlier_monitor_has_left(place: Place, watch: Watch, gate: Gate) -> None:
+    made = watch.domains.create(request(place))
+    lock = watch.locks.made[made.id]
+    watch.monitors.use_host_id(7)
+    watch.monitors.watch(made.id)
+    eventually(lambda: lock.begun == {7})
+    gate.open.clear()
+    reads = gate.reads
+    eventually(lambda: gate.reads > reads)  # the monitor is stuck
+    assert not watch.monitors.unwatch(made.id, wait_s=0.0)
+    lock.left.clear()
+    watch.monitors.watch(made.id)
+    gate.open.set()
+    eventually(lambda: lock.left == [7])
+    eventually(lambda: lock.begun == {7})
+    later(watch, made.id)
+    assert (lock.begun, lock.left) == ({7}, [7])
 
 
 # What changes under a monitor

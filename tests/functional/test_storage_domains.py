@@ -424,6 +424,48 @@ def test_lock_stays_the_same_while_handles_are_made_anew(place: Place) -> None:
     assert again.lock is made.lock
 
 
+class Slow(LocalFiles):
+    """Files that wait at a gate when a mount is listed."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.lists = 0
+
+    def listdir(self, path: str) -> list[str]:
+        self.lists += 1
+        assert self.open.wait(60)
+        return super().listdir(path)
+
+
+def test_of_many_who_ask_each_mount_is_looked_at_by_one(tmp_path: Path) -> None:
+    places = [Place.of(tmp_path / str(number)) for number in range(8)]
+    maker, slow = registry(places), Slow()
+    ids = [maker.create(request(place)).id for place in places]
+    domains = registry(places, LocalDoors(slow))
+    with ThreadPoolExecutor(24) as callers:
+        asked = [callers.submit(domains.find, ident) for ident in ids * 3]
+        eventually(lambda: slow.lists == len(places))
+        looking = [thread for thread in threading.enumerate() if thread.name.startswith(f"look-{tmp_path}")]
+        assert len(looking) == len(places)
+        slow.open.set()
+        assert [future.result(60).id for future in asked] == ids * 3
+    # At most once more, by those who asked after the first look had begun.
+    assert slow.lists <= 2 * len(places)
+
+
+def test_domain_of_another_host_is_seen_by_the_next_who_asks(tmp_path: Path) -> None:
+    places = [Place.of(tmp_path / "a"), Place.of(tmp_path / "b")]
+    domains, other = registry(places), registry(places)
+    wanted = request(places[1])
+    for _ in range(3):
+        with pytest.raises(NoSuchDomain):
+            domains.find(wanted.id)
+        other.create(wanted)
+        assert domains.find(wanted.id).mount == places[1].path
+        other.format(wanted.id)
+        domains.forget(wanted.id)
+
+
 JUNK = {
     "empty": (b"", Damaged),
     "zeros": (bytes(4096), Damaged),

@@ -13,6 +13,7 @@ Source: storage format, sections 3.1 and 8.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable
@@ -37,6 +38,7 @@ from vdsm.storage.kinds import DomainClass, DomainRole
 log = logging.getLogger(__name__)
 
 _UNKNOWN_ERROR: Final = 200
+_STALE_HANDLE: Final = 384  # the server knows the mounted directory no more
 _RETRY_S: Final = 0.2
 _MASTER_PLACES: Final = (tree.VMS, tree.TASKS)
 # The call was not made: another one of the same domain is late, or too many are under way.
@@ -104,6 +106,8 @@ class Monitors:
         self._lock = threading.Lock()
         self._host_id = host_id
         self._monitors: dict[DomainId, _Monitor] = {}
+        # What is not watched any more may still have to leave.
+        self._ending: dict[DomainId, _Monitor] = {}
 
     def watch(self, domain_id: DomainId) -> None:
         """Begin to watch a domain, at once; watched twice is once."""
@@ -111,6 +115,7 @@ class Monitors:
             if domain_id in self._monitors:
                 return
             monitor = _Monitor(self._domains, domain_id, self._interval_s, self._tell, lambda: self._host_id)
+            monitor.predecessor = self._ending.pop(domain_id, None)
             self._monitors[domain_id] = monitor
             # Inside the lock, so that whoever unwatches it finds it begun.
             monitor.begin()
@@ -123,6 +128,9 @@ class Monitors:
         """
         with self._lock:
             monitor = self._monitors.pop(domain_id, None)
+            if monitor is not None:
+                self._ending = {ident: each for ident, each in self._ending.items() if not each.ended}
+                self._ending[domain_id] = monitor
         return monitor is None or monitor.end(leave=leave, wait_s=wait_s)
 
     def watched(self) -> list[DomainId]:
@@ -188,7 +196,13 @@ class _Monitor:
         self._ended = threading.Event()
         self._leave = False
         self._joined: tuple[Domain, int] | None = None
+        self.predecessor: _Monitor | None = None
         self.report = DomainReport(last_check_s=monotonic_s())
+
+    @property
+    def ended(self) -> bool:
+        """Whether its thread is over."""
+        return self._ended.is_set()
 
     def begin(self) -> None:
         """Start the thread."""
@@ -267,7 +281,9 @@ class _Monitor:
         else:
             # It may be another domain by now, or elsewhere.
             self._domains.forget(self._domain_id)
-        code = error.code if isinstance(error, VdsmError) else _UNKNOWN_ERROR
+        cause = error.__cause__
+        stale = isinstance(cause, OSError) and cause.errno == errno.ESTALE
+        code = _STALE_HANDLE if stale else error.code if isinstance(error, VdsmError) else _UNKNOWN_ERROR
         before = self.report
         return DomainReport(
             code=code,
@@ -294,7 +310,10 @@ class _Monitor:
     def _join(self, domain: Domain) -> None:
         """Begin to show that this host is alive, and see whether it does; a failure makes no domain invalid."""
         host_id = self._host_id()
-        if host_id is None:
+        if self.predecessor is not None and self.predecessor.ended:
+            self.predecessor = None
+        # An earlier monitor of this domain that has yet to leave would take back what is joined now.
+        if host_id is None or self.predecessor is not None:
             return
         try:
             state = domain.lock.membership(host_id)
