@@ -57,10 +57,9 @@ from vdsm.services.notifications import Notifications
 from vdsm.services.served_volumes import DomainVolumes
 from vdsm.services.tokens import TokenService
 from vdsm.services.vm_answers import StatsAnswers
+from vdsm.services.vm_images import VmImages
 from vdsm.services.vms import VmService
-from vdsm.storage.domain import Domain
-from vdsm.storage.errors import NoSuchDomain
-from vdsm.storage.ids import DomainId
+from vdsm.storage_wiring import Storage
 from vdsm.system import procfs
 from vdsm.transfer_wiring import Transfers
 from vdsm.virt.definitions import Definitions
@@ -185,18 +184,21 @@ class House:
             collector, settings, lambda _facts: self._notifications.network_changed()
         )
         self._traits = TraitsSource(config, self.capabilities.current, self._hardware, self._acceleration, self._guests)
-        images = PathImages(self._privileged, config.virt.disk_dirs)
+        self.storage = Storage(config, state_dir, self._privileged, self._notifications)
+        paths = PathImages(self._privileged, config.virt.disk_dirs)
+        images = VmImages(paths, self.storage.preparer, self.storage.pools.current)
         launcher = Launcher(self.fleet, images, self._traits.current, instance)
         self._store = Definitions(state_dir / "definitions.sqlite")
         self._definitions = DefinitionService(self._store, self.fleet, launcher)
         self.tokens = TokenService(state_dir / "tokens.json")
-        self._transfers = Transfers(config, DomainVolumes(_find_domain))
+        self._transfers = Transfers(config, DomainVolumes(self.storage.domains.find))
         self.host = HostService(
             self.fleet,
             self.capabilities,
             self.statistics,
             self._hardware,
             self.answers,
+            domain_reports=self.storage.monitors.reports,
             report_kvm=config.virt.report_kvm,
         )
         self.services: dict[str, object] = {
@@ -204,11 +206,13 @@ class House:
             "VM": VmService(self.fleet, launcher, images, self.answers),
             "Definition": self._definitions,
             "Token": self.tokens,
+            **self.storage.services,
             **self._transfers.services,
         }
 
     def start(self) -> None:
         """Begin to sample and to look for VMs; returns at once."""
+        self.storage.start()
         self.statistics.start()
         self.fleet.start()
         self._transfers.start()
@@ -231,6 +235,7 @@ class House:
         self.capabilities.stop()
         self.statistics.stop()
         self.fleet.stop()
+        self.storage.stop()
         self._privileged.close()
 
 
@@ -245,6 +250,7 @@ class _Ways:
             Pool.QUERY: threads.Pool("query", limits.query_workers, limits.queue),
             Pool.LIFECYCLE: threads.Pool("lifecycle", limits.lifecycle_workers, limits.queue),
             Pool.HOST: threads.Pool("host", limits.slow_workers, limits.queue),
+            Pool.STORAGE: threads.Pool("storage", limits.storage_workers, limits.queue),
         }
         self.events = EventLog()
         self.broker = Broker()
@@ -345,10 +351,6 @@ def _host_stats(house: House) -> HostStats | None:
         return house.host.get_stats()
     except VdsmError:
         return None
-
-
-def _find_domain(domain_id: DomainId) -> Domain:
-    raise NoSuchDomain(domain_id)
 
 
 def _instance(state_dir: Path) -> str:

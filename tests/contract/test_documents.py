@@ -10,6 +10,7 @@ import pytest
 
 from vdsm.api.catalogue import all_verbs
 from vdsm.api.contract import Verb
+from vdsm.api.events import EVENTS
 from vdsm.bindings.documents import documents, project_root, stale
 from vdsm.bindings.openapi import document
 
@@ -60,7 +61,7 @@ def test_every_reference_leads_somewhere(openapi):
 
 def test_every_component_is_used(openapi):
     used = {reference.rpartition("/")[2] for reference in references(openapi)}
-    events = {"VmStatusEvent", "HostConnectionEvent", "JobEvent"}
+    events = {event.__name__ for event in EVENTS}
     assert set(openapi["components"]["schemas"]) <= used | events
 
 

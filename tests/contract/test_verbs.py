@@ -21,6 +21,15 @@ from vdsm.bindings.manual import error_class, field_docs, manual_of, undocumente
 from vdsm.bindings.verbs import Side, bind
 from vdsm.services.definitions import DefinitionService
 from vdsm.services.hosts import HostService
+from vdsm.services.storage_connections import StorageConnectionService
+from vdsm.services.storage_domains import StorageDomainService
+from vdsm.services.storage_hosts import HostStorageService
+from vdsm.services.storage_images import ImageService
+from vdsm.services.storage_jobs import VolumeJobService
+from vdsm.services.storage_leases import LeaseService
+from vdsm.services.storage_pools import StorageMergeService, StoragePoolService
+from vdsm.services.storage_tasks import TaskService
+from vdsm.services.storage_volumes import VolumeService
 from vdsm.services.tokens import TokenService
 from vdsm.services.transfers import NbdService, TicketService
 from vdsm.services.vms import VmService
@@ -30,6 +39,16 @@ SERVICES = {
     "Host": HostService,
     "VM": VmService,
     "Definition": DefinitionService,
+    "HostStorage": HostStorageService,
+    "StoragePool": StoragePoolService,
+    "StorageConnections": StorageConnectionService,
+    "StorageMerges": StorageMergeService,
+    "StorageDomain": StorageDomainService,
+    "Image": ImageService,
+    "Volume": VolumeService,
+    "SDM": VolumeJobService,
+    "Lease": LeaseService,
+    "Task": TaskService,
     "ImageTickets": TicketService,
     "NBD": NbdService,
     "Token": TokenService,

@@ -84,4 +84,41 @@ class JobEvent(Event, frozen=True, kw_only=True):
         return self.id
 
 
-EVENTS: tuple[type[Event], ...] = (VmStatusEvent, HostConnectionEvent, JobEvent)
+class TaskEvent(Event, frozen=True, kw_only=True):
+    """A storage task's state changed."""
+
+    component: ClassVar[str] = "storage"
+    operation: ClassVar[str] = "task_status"
+
+    id: str
+    verb: str
+    task_state: str
+    task_result: str
+    code: int
+    message: str
+
+    @property
+    def ident(self) -> str:
+        """The task's id."""
+        return self.id
+
+
+class StorageDomainEvent(Event, frozen=True, kw_only=True):
+    """A storage domain can be used from now on, or cannot any more."""
+
+    component: ClassVar[str] = "storage"
+    operation: ClassVar[str] = "domain_status"
+
+    id: str
+    valid: bool
+    code: int
+    """0, or the number of the error that keeps it from use."""
+    reason: str
+
+    @property
+    def ident(self) -> str:
+        """The domain's id."""
+        return self.id
+
+
+EVENTS: tuple[type[Event], ...] = (VmStatusEvent, HostConnectionEvent, JobEvent, TaskEvent, StorageDomainEvent)

@@ -7,7 +7,7 @@ from typing import Annotated, Protocol
 import msgspec
 
 from vdsm.api.contract import Pool, Role, Wire, get, namespace, post, put, verb
-from vdsm.api.host_types import Capabilities, HardwareInfo, HostStats, Job, TaskInfo, TaskStatus
+from vdsm.api.host_types import Capabilities, HardwareInfo, HostStats
 from vdsm.api.vm_types import IoTune, VmInfo, VmState, VmStats
 
 VmIds = Annotated[tuple[str, ...], Wire("vmList")]
@@ -94,24 +94,3 @@ class Host(Protocol):
             level: DEBUG, INFO, WARNING, ERROR or CRITICAL.
             name: the logger; empty for all.
         """
-
-    @verb(rest=get("/jobs"))
-    def get_jobs(
-        self,
-        job_type: Annotated[str, Wire("job_type")] = "",
-        job_ids: Annotated[tuple[str, ...], Wire("job_ids")] = (),
-    ) -> dict[str, Job]:
-        """Long-running work of this host, by id.
-
-        Args:
-            job_type: only of this type: storage, virt or v2v; empty for all.
-            job_ids: only these; empty for all.
-        """
-
-    @verb(rest=get("/tasks/info"), legacy="getAllTasksInfo")
-    def get_all_tasks_info(self) -> dict[str, TaskInfo]:
-        """What each storage task does, by id."""
-
-    @verb(rest=get("/tasks"), legacy="getAllTasksStatuses")
-    def get_all_tasks_statuses(self) -> dict[str, TaskStatus]:
-        """How far each storage task is, by id."""

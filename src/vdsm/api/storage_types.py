@@ -209,29 +209,31 @@ class VolumeLease(Reply, frozen=True, kw_only=True):
 
 
 class VolumeInfo(Reply, frozen=True, kw_only=True):
-    """A volume; sizes in bytes, times in seconds since 1970."""
+    """A volume; sizes in bytes, times in seconds since 1970. What its metadata says is left out when it is damaged."""
 
     uuid: str
     image: str
     domain: str
     pool: str
-    parent: str
-    children: list[str]
-    description: str
+    parent: str = BLANK
+    """What it stands on; the blank UUID: nothing."""
+    children: list[str] = []
+    """Always empty: to know it all other volumes would have to be read."""
     status: str
     """OK, ILLEGAL, or INVALID when its metadata cannot be read."""
-    legality: str
-    capacity: Text
     truesize: Text
     apparentsize: Text
-    type: str
-    format: str
-    disktype: str
-    voltype: str
-    ctime: Text
+    description: str | None = None
+    legality: str | None = None
+    capacity: Text | None = None
+    type: str | None = None
+    format: str | None = None
+    disktype: str | None = None
+    voltype: str | None = None
+    ctime: Text | None = None
     mtime: Text = 0
-    generation: int
-    sequence: int
+    generation: int | None = None
+    sequence: int | None = None
     lease: VolumeLease | None = None
 
 
@@ -276,15 +278,23 @@ class VolumeChecksum(Reply, frozen=True, kw_only=True):
 
 
 class TaskExplanation(Reply, frozen=True, kw_only=True):
-    """A task in words: what it has done, what it left on the disk, and what will become of it."""
+    """A task in words."""
 
-    verb: str
     id: str
-    state: str
+    verb: str
+    arguments: str
+    """With what, as JSON."""
+    summary: str
     done: list[str]
-    doubtful: list[str]
+    """Steps that are done and lasting."""
+    uncertain: list[str]
+    """Steps that may be done, half done or not begun."""
     left: list[str]
-    outlook: str
+    """Steps that are not begun, or taken back."""
+    next: str
+    """What will become of it."""
+    locks: list[str]
+    """What it holds or waits for, and who else does."""
 
 
 class LeaseAddress(Request, frozen=True, kw_only=True):

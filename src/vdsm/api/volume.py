@@ -260,7 +260,7 @@ class Volume(Protocol):
 
         Raises:
             NoSuchVolume: it is not there.
-            WrongImage: it is not: names what is wrong.
+            ImageRefused: it is not: says what is wrong.
         """
 
     @verb(rest=post(f"{ONE}/extend", status=202), role=Role.OPERATOR, pool=Pool.STORAGE)

@@ -126,6 +126,10 @@ class Limits:
     query_workers: Annotated[int, Meta(ge=1, description="Threads for verbs that answer from memory.")] = 4
     lifecycle_workers: Annotated[int, Meta(ge=1, description="Threads for verbs that change a VM.")] = 8
     slow_workers: Annotated[int, Meta(ge=1, description="Threads for verbs that take seconds by nature.")] = 4
+    storage_workers: Annotated[int, Meta(ge=1, description="Threads for verbs that wait for storage.")] = 16
+    storage_places: Annotated[
+        int, Meta(ge=1, description="How many of them may wait for one storage domain at the same time.")
+    ] = 6
     queue: Annotated[int, Meta(ge=0, description="Requests that may wait in front of each pool.")] = 128
 
 

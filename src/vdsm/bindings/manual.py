@@ -20,11 +20,11 @@ from vdsm.api.catalogue import PROTOCOLS
 from vdsm.api.contract import Param, Verb, verbs_of
 from vdsm.base import errors
 from vdsm.base.errors import VdsmError
+from vdsm.storage import domain_errors, image_errors, pool_errors
 from vdsm.storage import errors as storage_errors
-from vdsm.storage import pool_errors
 from vdsm.transfers import errors as transfer_errors
 
-_ERRORS: Final = (errors, storage_errors, pool_errors, transfer_errors)
+_ERRORS: Final = (errors, storage_errors, domain_errors, image_errors, pool_errors, transfer_errors)
 _SECTION: Final = re.compile(r"^(Args|Raises|Returns):$", re.MULTILINE)
 _ENTRY: Final = re.compile(r"^(\w+): (.*)$")
 # Every verb can fail so, so no docstring says it.
@@ -83,7 +83,9 @@ def error_class(name: str) -> type[VdsmError]:
 def all_errors() -> list[type[VdsmError]]:
     """The agent's errors that a caller can see, by their names."""
     found = [kind for module in _ERRORS for kind in vars(module).values() if isinstance(kind, type)]
-    kinds = {kind for kind in found if issubclass(kind, VdsmError)} - {VdsmError, errors.Rejected}
+    # Those without a name of their own are bases of others.
+    named = {kind for kind in found if issubclass(kind, VdsmError) and "name" in vars(kind)}
+    kinds = named - {VdsmError, errors.Rejected}
     return sorted(kinds, key=lambda kind: kind.name)
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from vdsm.api import host_types as api
 from vdsm.api.vm_types import IoTune, VmInfo, VmState, VmStats
 from vdsm.base import logs
-from vdsm.base.errors import BadParameter, VdsmError
+from vdsm.base.errors import VdsmError
 from vdsm.base.ids import VmId, parse_vm_id
 from vdsm.host.capabilities import Capabilities
 from vdsm.host.hardware import HardwareSource
 from vdsm.host.statistics import Reading
-from vdsm.services import host_answers, vm_answers
+from vdsm.services import host_answers, storage_answers, vm_answers
 from vdsm.services.host_answers import VmCounts
 from vdsm.services.vm_answers import StatsAnswers
+from vdsm.storage.ids import DomainId
+from vdsm.storage.monitor import DomainReport
 from vdsm.virt.fleet import Fleet
 from vdsm.virt.lifecycle import Status
 from vdsm.virt.view import VmView
@@ -49,14 +51,26 @@ class HostService:
         hardware: HardwareSource,
         answers: StatsAnswers,
         *,
+        domain_reports: Callable[[], Mapping[DomainId, DomainReport]],
         report_kvm: bool,
     ) -> None:
-        """``report_kvm`` makes the host claim KVM whatever the probe said, for managers that take no host without."""
+        """Build.
+
+        Args:
+            fleet: the VMs.
+            capabilities: what the host has.
+            statistics: its load.
+            hardware: the machine.
+            answers: keeps the answers of VMs.
+            domain_reports: how each watched storage domain is; must not wait.
+            report_kvm: claim KVM whatever the probe said, for managers that take no host without.
+        """
         self._fleet = fleet
         self._capabilities = capabilities
         self._statistics = statistics
         self._hardware = hardware
         self._answers = answers
+        self._domain_reports = domain_reports
         self._report_kvm = report_kvm
 
     def ping(self) -> None:
@@ -91,7 +105,8 @@ class HostService:
 
     def get_stats(self) -> api.HostStats:
         """The last sample of the host."""
-        return host_answers.statistics(self._statistics.current(), self._counts(), {})
+        domains = {str(ident): storage_answers.health(report) for ident, report in self._domain_reports().items()}
+        return host_answers.statistics(self._statistics.current(), self._counts(), domains)
 
     def _counts(self) -> VmCounts:
         statuses = [view.status for view in self._fleet.views()]
@@ -131,21 +146,6 @@ class HostService:
     def set_log_level(self, level: str, name: str = "") -> None:
         """Set a logger's level."""
         logs.set_level(level, name)
-
-    def get_jobs(self, job_type: str = "", job_ids: tuple[str, ...] = ()) -> dict[str, api.Job]:
-        """No verb of this version starts a job."""
-        if job_type not in {"", "storage", "virt", "v2v"}:
-            raise BadParameter("job_type", f"must be storage, virt or v2v, is {job_type!r:.40}")
-        del job_ids
-        return {}
-
-    def get_all_tasks_info(self) -> dict[str, api.TaskInfo]:
-        """No verb of this version starts a task."""
-        return {}
-
-    def get_all_tasks_statuses(self) -> dict[str, api.TaskStatus]:
-        """No verb of this version starts a task."""
-        return {}
 
     def _chosen(self, vm_ids: tuple[str, ...]) -> Iterable[VmView]:
         if not vm_ids:

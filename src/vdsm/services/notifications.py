@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vdsm.api.events import Event, HostConnectionEvent, VmStatusEvent
+from vdsm.api.events import Event, HostConnectionEvent, JobEvent, StorageDomainEvent, TaskEvent, VmStatusEvent
 from vdsm.base.clock import notify_time_ms
+from vdsm.operations.records import OperationView
+from vdsm.services import storage_answers
 from vdsm.services.vm_answers import display
+from vdsm.storage.ids import DomainId
+from vdsm.storage.jobs import JobView
+from vdsm.storage.monitor import DomainReport
+from vdsm.storage.tasks import status_of
 from vdsm.virt.lifecycle import Status
 from vdsm.virt.view import VmChange, What
 
@@ -28,6 +34,48 @@ class Notifications:
     def network_changed(self) -> None:
         """The host's addresses or links changed."""
         self._publish(HostConnectionEvent(notify_time=notify_time_ms()))
+
+    def domain_changed(self, domain_id: DomainId, report: DomainReport) -> None:
+        """A storage domain became valid or invalid."""
+        self._publish(
+            StorageDomainEvent(
+                notify_time=notify_time_ms(),
+                id=domain_id,
+                valid=report.valid,
+                code=report.code,
+                reason=report.reason,
+            )
+        )
+
+    def task_changed(self, view: OperationView) -> None:
+        """A storage task's state changed."""
+        status = status_of(view)
+        self._publish(
+            TaskEvent(
+                notify_time=notify_time_ms(),
+                id=view.id,
+                verb=view.kind,
+                task_state=status.state,
+                task_result=status.result,
+                code=status.code,
+                message=status.message,
+            )
+        )
+
+    def job_changed(self, view: JobView) -> None:
+        """A job's state changed."""
+        job = storage_answers.job(view)
+        self._publish(
+            JobEvent(
+                notify_time=notify_time_ms(),
+                id=job.id,
+                status=job.status,
+                job_type=job.job_type,
+                description=job.description,
+                progress=job.progress,
+                error=job.error,
+            )
+        )
 
 
 def vm_event(change: VmChange) -> VmStatusEvent:

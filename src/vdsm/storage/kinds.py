@@ -24,6 +24,18 @@ class Numbered(Enum):
         return member
 
     @classmethod
+    def of_word(cls, word: str, field: str) -> Self:
+        """The member of this word.
+
+        Raises:
+            InvalidParameter: there is none; names ``field``.
+        """
+        for member in cls:
+            if member.value == word:
+                return member
+        raise InvalidParameter(field, f"must be one of {[member.value for member in cls]}, is {word!r:.40}")
+
+    @classmethod
     def of_number(cls, number: int, field: str) -> Self:
         """The member with this number in the API.
 

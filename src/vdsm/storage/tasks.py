@@ -63,7 +63,9 @@ class TaskInfo:
 class TaskSource(Protocol):
     """Who has tasks: ``Pools``."""
 
-    host_tasks: Operations
+    @property
+    def host_tasks(self) -> Operations:
+        """Those that live in memory only."""
 
     def current(self) -> PoolId | None:
         """The pool that this host is in."""

@@ -1,0 +1,244 @@
+"""Builds the image repository and its verbs, starts its parts in order, and stops them in reverse.
+
+repository, mounts        connections -----+
+helper processes, locks   domains ---------+-- monitors -- the pool -- the SPM's tasks
+qemu-img                  data of images --+-- this host's jobs
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from vdsm.base import threads
+from vdsm.base.config import Config
+from vdsm.base.errors import VdsmError
+from vdsm.operations.host_journal import HostJournal
+from vdsm.operations.kinds import Kinds
+from vdsm.operations.locks import Locks
+from vdsm.operations.manager import Operations
+from vdsm.privileged.calls import Privileged
+from vdsm.services.notifications import Notifications
+from vdsm.services.storage_connections import StorageConnectionService
+from vdsm.services.storage_copies import copy_kinds
+from vdsm.services.storage_domains import StorageDomainService
+from vdsm.services.storage_gates import Gates
+from vdsm.services.storage_hosts import HostStorageService
+from vdsm.services.storage_images import ImageService
+from vdsm.services.storage_jobs import VolumeJobService
+from vdsm.services.storage_leases import LeaseDumps, LeaseService
+from vdsm.services.storage_pools import StorageMergeService, StoragePoolService
+from vdsm.services.storage_spm import SpmDoor
+from vdsm.services.storage_tasks import TaskService
+from vdsm.services.storage_volumes import VolumeService
+from vdsm.storage.connections import Connections, NfsDefaults
+from vdsm.storage.copy_jobs import copy_data
+from vdsm.storage.copying import Copier
+from vdsm.storage.domain_opener import DomainTools
+from vdsm.storage.domain_work import DomainKinds, DomainWork
+from vdsm.storage.domains import Domains
+from vdsm.storage.external_leases import ExternalLeases
+from vdsm.storage.guarded_plan import Guard
+from vdsm.storage.ids import BLANK, DomainId
+from vdsm.storage.image_kinds import image_kinds
+from vdsm.storage.image_maker import QemuImageMaker
+from vdsm.storage.image_queries import ImageQueries
+from vdsm.storage.images import ImageChanges
+from vdsm.storage.job_kinds import job_kinds
+from vdsm.storage.jobs import Jobs
+from vdsm.storage.lock_maker import lock_maker
+from vdsm.storage.monitor import DomainReport, Monitors
+from vdsm.storage.mover import QemuImages
+from vdsm.storage.oop.pool import HelperPool
+from vdsm.storage.oop.supervisor import HelperLimits, HelperStats
+from vdsm.storage.pool_errors import NoSuchPool
+from vdsm.storage.pools import PoolParts, Pools
+from vdsm.storage.preparing import Preparer
+from vdsm.storage.repository import Repository
+from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
+from vdsm.storage.tasks import Tasks
+from vdsm.system.sanlock import Daemon
+
+log = logging.getLogger(__name__)
+
+_STOP_S: Final = 3.0
+
+
+class Storage:
+    """Everything of storage.
+
+    Args:
+        config: the agent's.
+        state_dir: where this host's journals are.
+        privileged: the root helper.
+        notifications: is told of what changes.
+    """
+
+    def __init__(self, config: Config, state_dir: Path, privileged: Privileged, notifications: Notifications) -> None:
+        settings = config.storage
+        self._journals = state_dir / "operations"
+        self._notifications = notifications
+        self.repository = Repository(
+            settings.repository_dir, settings.image_link_dir or f"{config.paths.run_dir}/storage"
+        )
+        self.helpers = HelperPool(
+            HelperLimits(
+                timeout_s=settings.helper_timeout_s,
+                calls=settings.helper_calls,
+                abandoned=settings.helper_abandoned,
+                longest_delay_s=settings.helper_longest_delay_s,
+            )
+        )
+        self._sanlock = SanlockLeases(Daemon(), SanlockSettings(io_timeout_s=settings.sanlock_io_timeout_s))
+        self.connections = Connections(
+            self.repository,
+            privileged,
+            mount_deadline_s=settings.mount_deadline_s,
+            nfs=NfsDefaults(settings.nfs_version, settings.nfs_timeout_ds, settings.nfs_retrans),
+            leaving=self._leaving,
+        )
+        tools = DomainTools(self.helpers, lock_maker(self._sanlock), QemuImageMaker(), self._sanlock)
+        self.domains = Domains(self.connections.mounts, tools, timeout_s=settings.helper_timeout_s)
+        self.monitors = Monitors(
+            self.domains, interval_s=settings.health_check_interval_s, changed=self._domain_changed
+        )
+        self.locks = Locks()
+        self.data = QemuImages(self.domains.find)
+        self._wire_operations(settings.tasks)
+        self.preparer = Preparer(self.domains.find, self.repository.run)
+        self.tasks = Tasks(self.pools)
+        self.services: Mapping[str, object] = self._services(Gates(config.limits.storage_places))
+        """The verbs' implementations, by their services' names."""
+
+    def _wire_operations(self, workers: int) -> None:
+        find = self.domains.find
+        self._kinds = image_kinds(find, self.data)
+        self._copies = copy_kinds(Copier(find, self.data))
+        self.leases = ExternalLeases(find, self._sanlock, self._host_id)
+        self._lease_kinds = self.leases.kinds()
+        guard = Guard(find, self.data, lambda _: self._host_id())
+        self._job_kinds, self._copy_data = job_kinds(guard, self.data), copy_data(guard, self.data)
+        self.jobs = Jobs(
+            [*self._job_kinds.all(), self._copy_data],
+            HostJournal(self._journals / "jobs"),
+            self.locks,
+            workers=workers,
+            changed=self._notifications.job_changed,
+        )
+        domain_kinds = DomainKinds(self.domains)
+        self._domain_operations = Operations(
+            Kinds(domain_kinds.all), HostJournal(self._journals / "domains"), self.locks, workers=workers
+        )
+        self.work = DomainWork(self.domains, domain_kinds, self._domain_operations)
+        self.pools = Pools(
+            PoolParts(
+                domains=self.domains,
+                links=self.repository,
+                monitors=self.monitors,
+                kinds=[*self._kinds, *self._copies, *self._lease_kinds],
+                locks=self.locks,
+                journal=HostJournal(self._journals / "pools"),
+                fence=_end_process,
+                changed=self._notifications.task_changed,
+            )
+        )
+
+    def _services(self, gates: Gates) -> dict[str, object]:
+        queries = ImageQueries(self.domains.find)
+        changes = ImageChanges(self.domains.find, self.data, self.locks)
+        spm = SpmDoor(self.pools, self.domains)
+        return {
+            "HostStorage": HostStorageService(self.domains, self.monitors, self.pools, self.jobs, self.tasks),
+            "StorageConnections": StorageConnectionService(self.connections),
+            "StoragePool": StoragePoolService(self.pools, self.domains, queries, gates),
+            "StorageMerges": StorageMergeService(self._kinds, spm, gates),
+            "StorageDomain": StorageDomainService(
+                domains=self.domains,
+                work=self.work,
+                monitors=self.monitors,
+                pools=self.pools,
+                queries=queries,
+                leases=LeaseDumps(self._sanlock),
+                spm=spm,
+                gates=gates,
+            ),
+            "Image": ImageService(
+                kinds=self._kinds,
+                copies=self._copies,
+                queries=queries,
+                changes=changes,
+                preparer=self.preparer,
+                spm=spm,
+                gates=gates,
+            ),
+            "Volume": VolumeService(
+                kinds=self._kinds,
+                copies=self._copies,
+                queries=queries,
+                changes=changes,
+                data=self.data,
+                spm=spm,
+                gates=gates,
+            ),
+            "SDM": VolumeJobService(self.jobs, self._job_kinds, self._copy_data),
+            "Lease": LeaseService(self.leases, self._lease_kinds, spm, gates),
+            "Task": TaskService(self.tasks),
+        }
+
+    def start(self) -> None:
+        """Clean what the last process left, and begin to settle its work; returns at once."""
+        try:
+            mounted = self.connections.mounts()
+            self.repository.clean(frozenset(item.path for item in mounted))
+        except (OSError, VdsmError) as error:
+            log.warning("the repository tree is not clean: %s", error)
+        threads.start("storage-begin", self._begin)
+
+    def _begin(self) -> None:
+        for what, begin in (
+            ("domains", self._domain_operations.resume),
+            ("jobs", self.jobs.resume),
+            ("pools", self.pools.begin),
+        ):
+            try:
+                begin()
+            except (OSError, VdsmError):
+                log.exception("this host's journal of %s cannot be read: nothing of that kind is done", what)
+        self.work.settle()
+
+    def stop(self) -> None:
+        """End everything where it is; leases of the lockspace stay, because VMs may need them."""
+        self.pools.end(_STOP_S)
+        self.jobs.stop(_STOP_S)
+        self._domain_operations.stop(_STOP_S)
+        self.monitors.stop(_STOP_S)
+        self.helpers.stop(_STOP_S)
+
+    def helper_stats(self) -> list[HelperStats]:
+        """What the helper processes do."""
+        return self.helpers.stats()
+
+    def _host_id(self) -> int:
+        """Under which this host lives in its pool."""
+        current = self.pools.current()
+        if current is None:
+            raise NoSuchPool(BLANK)
+        return self.pools.session(current).facts.host_id
+
+    def _leaving(self, place: str) -> None:
+        self.domains.forget_mount(place)
+
+    def _domain_changed(self, domain_id: DomainId, report: DomainReport) -> None:
+        self._notifications.domain_changed(domain_id, report)
+        if report.valid:
+            self.pools.domain_changed(domain_id)
+
+
+def _end_process(reason: str) -> None:
+    """Nothing of this process may write any more: another host is the SPM by now, or soon."""
+    log.critical("this process ends at once: %s", reason)
+    os.kill(os.getpid(), signal.SIGKILL)
