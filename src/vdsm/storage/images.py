@@ -6,7 +6,7 @@ They wait for the locks of longer operations on the same image, up to a deadline
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from vdsm.operations.locks import Locks
@@ -61,6 +61,24 @@ class ImageChanges:
         """
         self._change(Change(volume, legality=legality))
 
+    def synchronize(self, image: ImageRef, actual: Sequence[VolumeId]) -> None:
+        """Make the metadata say what the chain is, after a live merge of one volume; on the host that has it open.
+
+        Args:
+            image: the image.
+            actual: its own volumes, base first, as the hypervisor knows them.
+
+        Raises:
+            NoSuchDomain, NoSuchImage: it is not there.
+            WrongChain: the two cannot be explained by one volume that was merged.
+            Locked: others use the image.
+        """
+        with self._locks.hold(_owner("synchronize"), wants.of_image(image), timeout_s=self._timeout_s):
+            backend = self._find(image.domain_id).backend
+            images = scope.known(backend, image.domain_id, [image.image_id])
+            for step in plans.synchronize(images, image, actual):
+                carry_out(step, backend, self._mover)
+
     def reconcile(self, image: ImageRef, leaf_id: VolumeId) -> tuple[VolumeId, ...]:
         """Learn the true chain from the qcow2 headers, and make the metadata say so; nobody may have the image open.
 
@@ -84,7 +102,7 @@ class ImageChanges:
                 raise NoSuchImage(image.image_id, image.domain_id)
             if leaf_id not in images[image].volumes:
                 raise NoSuchVolume(leaf_id)
-            actual, plan = plans.reconcile(images, image, self._backing(domain, image))
+            actual, plan = plans.reconcile(images, image, self._backing(domain, image), leaf_id)
             for step in plan:
                 carry_out(step, domain.backend, self._mover)
             bottom = images[image].below(actual[0]) if actual else None

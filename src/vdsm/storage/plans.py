@@ -222,20 +222,21 @@ def finish_merge(images: Images, base: VolumeRef, top: VolumeRef) -> Plan:
     )
 
 
-def synchronize(images: Images, ref: ImageRef, actual: Sequence[VolumeId]) -> Plan:
+def synchronize(images: Images, ref: ImageRef, actual: Sequence[VolumeId], leaf: VolumeId | None = None) -> Plan:
     """Make the metadata say what the chain is, when at most one volume has been taken out of it.
 
     Args:
         images: the domain's images.
         ref: the image.
         actual: its own volumes, base first, as who has the image open knows them.
+        leaf: the top of the metadata's chain; None is to find it out.
 
     Raises:
         NoSuchImage: it is not there.
         WrongChain: the two cannot be explained by one volume that was merged.
     """
     image = _image(images, ref)
-    leaf = _leaf_of(image, actual)
+    leaf = _leaf_of(image, actual) if leaf is None else leaf
     known = image.chain(leaf)
     missing = [ident for ident in known if ident not in actual]
     if len(missing) > 1 or [ident for ident in known if ident in actual] != list(actual):
@@ -254,7 +255,7 @@ def synchronize(images: Images, ref: ImageRef, actual: Sequence[VolumeId]) -> Pl
 
 
 def reconcile(
-    images: Images, ref: ImageRef, backing: Mapping[VolumeId, VolumeId | None]
+    images: Images, ref: ImageRef, backing: Mapping[VolumeId, VolumeId | None], leaf: VolumeId | None = None
 ) -> tuple[tuple[VolumeId, ...], Plan]:
     """The true chain by the qcow2 headers, base first, and what makes the metadata say so.
 
@@ -262,13 +263,14 @@ def reconcile(
         images: the domain's images.
         ref: the image, which nobody has open.
         backing: for each of its volumes what its header names; None for raw and for those on nothing.
+        leaf: its top before the merge; None is to find it out.
 
     Raises:
         NoSuchImage: it is not there.
         WrongChain: headers and metadata cannot be explained by one volume that was merged.
     """
     image = _image(images, ref)
-    ident: VolumeId | None = image.leaf()
+    ident: VolumeId | None = image.leaf() if leaf is None else leaf
     if ident is not None and image.volumes[ident].legality is Legality.ILLEGAL:
         # It was merged into its parent and only waits to be deleted.
         ident = backing.get(ident)
@@ -279,9 +281,9 @@ def reconcile(
         found.append(ident)
         ident = backing.get(ident)
     if ident is not None and ident not in image.shared:
-        raise WrongChain(ref.image_id, f"the header of volume {found[-1]} names {ident}, which is not there")
+        raise WrongChain(ref.image_id, f"a header names {ident}, which is not there")
     actual = tuple(reversed(found))
-    return actual, synchronize(images, ref, actual)
+    return actual, synchronize(images, ref, actual, leaf)
 
 
 def _under_snapshot(image: Image, parent: VolumeRef, metadata: VolumeMetadata) -> Plan:
