@@ -11,14 +11,19 @@ import pytest
 
 from domain_parts import LocalDoors, PaperLocks, Place, bound, eventually, registry, request
 from needs import needs
+from storage_domains import Areas
 from vdsm.base.clock import monotonic_s
 from vdsm.base.errors import NotResponding
 from vdsm.storage.clusterlock import Membership
 from vdsm.storage.domain import Domain
+from vdsm.storage.domain_opener import DomainTools
 from vdsm.storage.domains import Domains
 from vdsm.storage.formats.domain import DomainMetadata
+from vdsm.storage.formats.leases import Geometry
 from vdsm.storage.ids import DomainId, new_id
-from vdsm.storage.kinds import DomainClass, DomainRole
+from vdsm.storage.image_maker import QemuImageMaker
+from vdsm.storage.kinds import DomainClass, DomainRole, StorageType
+from vdsm.storage.local_lock import LocalLock
 from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.monitor import DomainReport, Monitors
 from vdsm.storage.oop.pool import HelperPool
@@ -247,6 +252,26 @@ def test_host_stays_in_the_lockspace_when_the_agent_stops(place: Place) -> None:
     eventually(lambda: locks.made[made.id].begun == {7})
     assert monitors.stop(60)
     assert locks.made[made.id].begun == {7}
+
+
+def test_local_domain_is_joined_with_its_real_lock(place: Place) -> None:
+    def local(domain_id: DomainId, _: StorageType, ids: str, leases: str, shape: Geometry) -> LocalLock:
+        return LocalLock(domain_id, ids, leases, shape)
+
+    pool = HelperPool()
+    tools = DomainTools(pool, local, QemuImageMaker(), Areas())
+    domains = Domains(lambda: [place], tools, timeout_s=60.0)
+    made = domains.create(request(place))
+    monitors = Monitors(domains, 7, interval_s=OFTEN_S)
+    monitors.watch(made.id)
+    eventually(lambda: monitors.reports()[made.id].acquired)
+    made.lock.acquire(made.lock.sdm, 7)
+    domains.forget(made.id)
+    assert domains.find(made.id).lock.holds(made.lock.sdm)
+    made.lock.release(made.lock.sdm)
+    assert monitors.unwatch(made.id)
+    assert made.lock.membership(7) is Membership.NO
+    assert pool.stop(20)
 
 
 def test_iso_domain_is_never_joined(place: Place, watch: Watch) -> None:

@@ -613,6 +613,28 @@ def test_attached_domain_is_formatted_on_demand_only(place: Place) -> None:
     assert domains.create(replace_id(place, made.id)).lock is not made.lock
 
 
+@pytest.mark.parametrize("name", ["images", "master", "dom_md", ""])
+def test_link_in_the_place_of_a_directory_leads_nobody_out(place: Place, tmp_path: Path, name: str) -> None:
+    domains = registry([place])
+    made = domains.create(request(place))
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    if name in {"dom_md", ""}:
+        # What is found through the link is a domain; what is taken away is the link.
+        Path(f"{made.path}/{name}".rstrip("/")).rename(tmp_path / "moved")
+        Path(f"{made.path}/{name}".rstrip("/")).symlink_to(tmp_path / "moved")
+    else:
+        path = Path(f"{made.path}/{name}")
+        if path.exists():
+            path.rmdir()
+        path.symlink_to(precious)
+    domains.format(made.id)
+    assert list(Path(place.path).iterdir()) == []
+    assert (precious / "file").exists()
+    assert not (tmp_path / "moved").exists() or list((tmp_path / "moved").rglob("metadata"))
+
+
 def test_half_removed_domain_is_removed_again(place: Place) -> None:
     domains = registry([place])
     made = domains.create(request(place))

@@ -202,13 +202,16 @@ def removing(files: FileAccess, root: str, domain_id: DomainId) -> Sequence[Stag
     path = f"{root}/{domain_id}"
 
     def remove_metadata() -> None:
-        for name in (tree.METADATA, f"{tree.METADATA}.new"):
-            _unlink(files, f"{path}/{tree.DOM_MD}/{name}")
+        # What is a link and no directory leads out of the domain, and goes as a link below.
+        if _is_directory(files, path) and _is_directory(files, f"{path}/{tree.DOM_MD}"):
+            for name in (tree.METADATA, f"{tree.METADATA}.new"):
+                _unlink(files, f"{path}/{tree.DOM_MD}/{name}")
 
     def remove_rest() -> None:
         # dom_md goes last: what is left is found by it.
-        for name in (tree.IMAGES, tree.MASTER, tree.DOM_MD):
-            _remove_tree(files, f"{path}/{name}", _DEPTH)
+        if _is_directory(files, path):
+            for name in (tree.IMAGES, tree.MASTER, tree.DOM_MD):
+                _remove_tree(files, f"{path}/{name}", _DEPTH)
         _remove_tree(files, path, _DEPTH)
 
     return [
@@ -338,6 +341,9 @@ def _is_half_made(files: FileAccess, path: str) -> bool:
 
 def _remove_tree(files: FileAccess, path: str, depth: int) -> None:
     """Remove a directory and all in it; links are removed and not followed. Others may be doing the same."""
+    if not _is_directory(files, path):
+        _unlink(files, path)
+        return
     try:
         entries = files.scan(path)
     except FileNotFoundError:
@@ -352,6 +358,14 @@ def _remove_tree(files: FileAccess, path: str, depth: int) -> None:
             _unlink(files, name)
     with suppress(FileNotFoundError):
         files.rmdir(path)
+
+
+def _is_directory(files: FileAccess, path: str) -> bool:
+    """Whether there is a directory, and not a link to one."""
+    try:
+        return files.stat(path).kind is FileKind.DIRECTORY
+    except FileNotFoundError:
+        return False
 
 
 def _unlink(files: FileAccess, path: str) -> None:

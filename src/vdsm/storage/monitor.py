@@ -256,7 +256,8 @@ class _Monitor:
 
     def _looked(self, until_s: float) -> tuple[Domain, DomainMetadata, DomainReport]:
         domain = self._domains.find(self._domain_id)
-        files = domain.files.within(max(_RETRY_S, until_s - monotonic_s()))
+        # Opening may have taken its time; the storage is not to be given up for that.
+        files = domain.files.within(max(self._interval_s / 2, until_s - monotonic_s()))
         reader = FileDomainReader(files, domain.mount, domain.id, direct=domain.kind.is_shared)
         began = monotonic_s()
         metadata = reader.read_domain()
