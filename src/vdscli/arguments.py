@@ -28,6 +28,7 @@ def parser() -> CommandParser:
     add_common(top, everywhere=False)
     top.command("vm", "List, create, start, stop and watch virtual machines", _vm)
     top.command("host", "Show the host and its load", _host)
+    top.command("image", "Copy images into storage domains and out of them", _image)
     top.command("events", "Follow what happens on the host", _events, "event_commands:events")
     top.command("top", "Watch the VMs' load in a live table", _top, "top:top")
     top.command("token", "Create, list and revoke bearer tokens", _token)
@@ -40,6 +41,12 @@ def _vm(parser: CommandParser) -> None:
     from vdscli import vm_arguments
 
     vm_arguments.fill(parser)
+
+
+def _image(parser: CommandParser) -> None:
+    from vdscli import image_arguments
+
+    image_arguments.fill(parser)
 
 
 def _nothing(parser: CommandParser) -> None:

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 BLOCK: Final = 4 << 20
 _DIGEST: Final = 32
@@ -35,6 +35,22 @@ def of_file(path: str, size: int) -> str:
     finally:
         os.close(descriptor)
     return whole.hexdigest()
+
+
+def reads_as(path: str, size: int, read: Callable[[int, memoryview], None]) -> bool:
+    """Whether an image that is longer than a file begins with the file's ``size`` bytes; reads all of it."""
+    ours, theirs = memoryview(bytearray(BLOCK)), memoryview(bytearray(BLOCK))
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        for start in range(0, size, BLOCK):
+            room = min(BLOCK, size - start)
+            _fill(descriptor, start, ours[:room])
+            read(start, theirs[:room])
+            if ours[:room] != theirs[:room]:
+                return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _digest(data: bytes | memoryview) -> bytes:

@@ -99,15 +99,19 @@ class Journal:
     def note(self, pieces: Iterable[Piece]) -> None:
         """Write down that these are done, too; their data must be durable."""
         self._done.update((piece.offset, piece.length) for piece in pieces)
-        self.save()
+        self._save()
 
-    def save(self) -> None:
-        """Write it down."""
-        write(self._path, {"version": _VERSION, "subject": self._subject, "done": sorted(self._done)})
+    def reset(self) -> None:
+        """Begin anew, and write that down."""
+        self._done.clear()
+        self._save()
 
     def remove(self) -> None:
         """Forget it."""
         self._path.unlink(missing_ok=True)
+
+    def _save(self) -> None:
+        write(self._path, {"version": _VERSION, "subject": self._subject, "done": sorted(self._done)})
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
