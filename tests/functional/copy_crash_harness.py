@@ -29,13 +29,13 @@ from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import SETTLED, Phase
 from vdsm.storage.copy_jobs import CopyData, copy_data
-from vdsm.storage.copying import Copier, CopyVolume, MoveImage, copy_image, move_image
+from vdsm.storage.copying import Copier, CopyVolume, MoveImage
 from vdsm.storage.executor import Watch
 from vdsm.storage.guarded_plan import Guard
 from vdsm.storage.ids import ImageId, ImageRef, VolumeId, VolumeRef
 from vdsm.storage.kinds import Legality
 from vdsm.storage.mover import QemuImages
-from vdsm.storage.structure_copies import CloneStructure, SyncData, clone_structure, sync_data
+from vdsm.storage.structure_copies import CloneStructure, SyncData, copy_kinds
 
 IMAGE = ImageId("5b0f8a3e-0000-4000-8000-0000000000a0")
 TEMPLATE = ImageId("5b0f8a3e-0000-4000-8000-0000000000b0")
@@ -91,8 +91,7 @@ class World:
         images.doom = doom
         copier = Copier(self.storage.find, images)
         guard = Guard(self.storage.find, images, lambda _: 1)
-        made = (copy_image, move_image, clone_structure, sync_data)
-        return {kind.name: kind for kind in [*(make(copier) for make in made), copy_data(guard, images)]}
+        return {kind.name: kind for kind in [*copy_kinds(copier), copy_data(guard, images)]}
 
     def task(self) -> tuple[str, Any]:
         one, two = self.one.id, self.two.id

@@ -26,7 +26,7 @@ from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import OperationView, Phase
 from vdsm.storage.copy_jobs import CopyData, copy_data
-from vdsm.storage.copying import Copier, CopyVolume, MoveImage, copy_image, move_image
+from vdsm.storage.copying import Copier, CopyVolume, MoveImage
 from vdsm.storage.domain import Domain
 from vdsm.storage.guarded_plan import Guard
 from vdsm.storage.ids import ImageId, VolumeId, VolumeRef, new_id
@@ -34,7 +34,7 @@ from vdsm.storage.kinds import Allocation, Legality, StorageType, VolumeFormat, 
 from vdsm.storage.mover import Patience, QemuImages
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
-from vdsm.storage.structure_copies import CloneStructure, Part, SyncData, clone_structure, sync_data
+from vdsm.storage.structure_copies import CloneStructure, Part, SyncData, copy_kinds
 
 pytestmark = needs("program:qemu-img", "program:qemu-io")
 
@@ -52,8 +52,8 @@ class Agent:
         images = QemuImages(storage.find, patience=patience)
         copier = Copier(storage.find, images)
         guard = Guard(storage.find, images, lambda _: 1)
-        kinds = [make(copier) for make in (copy_image, move_image, clone_structure, sync_data)]  # type: ignore[operator]
-        self.kinds: dict[type, Kind[Any]] = {kind.arguments: kind for kind in [*kinds, copy_data(guard, images)]}
+        kinds = [*copy_kinds(copier), copy_data(guard, images)]
+        self.kinds: dict[type, Kind[Any]] = {kind.arguments: kind for kind in kinds}
         self.operations = Operations(Kinds(self.kinds.values()), HostJournal(folder / "journal"), Locks())
         self.operations.resume()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +17,15 @@ from image_domains import COW, MIB, RAW, Storage, open_domain, refs, run
 from needs import needs
 from storage_domains import metadata
 from vdsm.base.errors import VdsmError
+from vdsm.storage.content import BLOCK, checksum
 from vdsm.storage.domain import Domain
-from vdsm.storage.errors import Damaged
+from vdsm.storage.errors import Damaged, UnsupportedOperation
 from vdsm.storage.ids import ImageId, VolumeId, VolumeRef, new_id
 from vdsm.storage.image_errors import CopyFailed, ImageRefused
 from vdsm.storage.kinds import Allocation, StorageType, VolumeFormat
 from vdsm.storage.mover import Target
 from vdsm.storage.steps import Backing
+from vdsm.storage.volume_tools import QemuTools
 
 pytestmark = needs("program:qemu-img", "program:qemu-io")
 
@@ -153,12 +158,15 @@ def test_layers_are_copied_one_by_one(storage: Storage, one: Domain, two: Domain
     assert all(copied <= original + MIB // 4 for copied, original in sizes), sizes
 
 
-def test_stopped_copy_says_so_and_leaves_no_process(storage: Storage, one: Domain, two: Domain) -> None:
+def test_stopped_copy_says_so_and_its_process_is_gone(storage: Storage, one: Domain, two: Domain) -> None:
     source = storage.add(alone(one), format=RAW, capacity=256 * MIB)
     storage.write(source, "write -P 7 0 256M")
     copy = storage.add(alone(two), format=RAW, capacity=256 * MIB)
     with pytest.raises((InterruptedError, CopyFailed)):
         storage.images.watched(Told(stop=True)).copy(source, copy, Target.FRESH)
+    assert two.backend.data(copy).allocated < 256 * MIB
+    with Path(storage.path(copy)).open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # QEMU holds locks on what it has open
 
 
 def test_what_qemu_refuses_is_told(storage: Storage, one: Domain, two: Domain) -> None:
@@ -188,35 +196,80 @@ def test_questions_are_answered(storage: Storage, one: Domain) -> None:
 
 def test_bitmaps_come_and_go_and_are_merged(storage: Storage, one: Domain, two: Domain) -> None:
     base, top = storage.chain(one, COW, COW)
-    images = storage.images
-    for _ in range(2):
-        images.add_bitmap(top, "checkpoint", granularity=131072)
+    images, tools = storage.images, QemuTools(storage.images)
+    tools.add_bitmap(top, "checkpoint")
     storage.write(top, "write -P 9 3M 64k")
-    images.merge_bitmaps(top, base)
-    images.merge_bitmaps(top, base)
+    tools.merge_bitmaps(top, base)
+    tools.merge_bitmaps(top, base)
     assert [(bitmap.name, bitmap.granularity, bitmap.enabled) for bitmap in images.info(base).bitmaps] == [
-        ("checkpoint", 131072, True)
+        ("checkpoint", 65536, True)
     ]
+    with pytest.raises(UnsupportedOperation):
+        tools.add_bitmap(top, "checkpoint")
     copy = storage.add(alone(two), format=COW)
     images.copy(top, copy, Target.FRESH, bitmaps=True)
     assert [bitmap.name for bitmap in images.info(copy).bitmaps] == ["checkpoint"]
     for _ in range(2):
-        images.remove_bitmap(top, "checkpoint")
-    images.clear_bitmaps(base)
+        tools.remove_bitmap(top, "checkpoint")
+    with pytest.raises(UnsupportedOperation):
+        tools.add_bitmap(top, "checkpoint")  # the base has it
+    tools.clear_bitmaps(base)
     assert images.info(base).bitmaps == images.info(top).bitmaps == ()
     assert storage.digest(copy) == storage.digest(top)
 
 
 def test_header_changes_version_and_size(storage: Storage, one: Domain) -> None:
     (volume,) = storage.chain(one, COW)
-    storage.images.amend(volume, "0.10")
+    tools = QemuTools(storage.images)
+    tools.amend(volume, "0.10")
     assert storage.images.info(volume).compat == "0.10"
-    storage.images.amend(volume, "1.1")
+    tools.amend(volume, "1.1")
     for _ in range(2):
         storage.images.resize(volume, 16 * MIB)
     assert (storage.images.info(volume).compat, storage.images.info(volume).virtual_size) == ("1.1", 16 * MIB)
     storage.images.resize(volume, 8 * MIB)
     assert storage.images.info(volume).virtual_size == 16 * MIB
+
+
+@needs("program:qemu-nbd")
+@pytest.mark.parametrize("layout", [RAW, COW])
+def test_checksum_is_that_of_what_the_guest_sees(
+    storage: Storage, one: Domain, two: Domain, layout: VolumeFormat
+) -> None:
+    leaf = storage.chain(one, RAW, COW, COW)[-1]
+    copy = storage.add(alone(two), format=layout, capacity=9 * MIB)  # the last block is a short one
+    storage.images.copy(leaf, copy, Target.FRESH)
+    told = Told()
+    found = checksum(storage.images, copy, told)
+    content = subprocess.run(
+        ["qemu-img", "dd", "-f", layout.qemu, "-O", "raw", f"if={storage.path(copy)}", f"of={one.mount}/flat", "bs=1M"],
+        check=False,
+        timeout=60,
+        capture_output=True,
+    )
+    assert content.returncode == 0, content.stderr
+    data = Path(f"{one.mount}/flat").read_bytes()
+    blocks = [data[at : at + BLOCK] for at in range(0, len(data), BLOCK)]
+    parts = b"".join(hashlib.blake2b(block, digest_size=32).digest() for block in blocks)
+    assert (found.algorithm, found.block_size) == ("blake2b", 4 * MIB)
+    assert found.checksum == hashlib.blake2b(parts, digest_size=32).hexdigest()
+    assert told.fractions[-1] == 1.0
+    assert len(told.fractions) == 4
+    storage.write(copy, "write -P 1 8M 512")
+    assert checksum(storage.images, copy).checksum != found.checksum
+
+
+@needs("program:qemu-nbd")
+@pytest.mark.parametrize("formats", [(RAW,), (COW,), (RAW, COW)])
+def test_zeros_are_given_back_in_place(storage: Storage, one: Domain, formats: tuple[VolumeFormat, ...]) -> None:
+    leaf = storage.chain(one, *formats)[-1]
+    storage.write(leaf, "write -P 0 4M 2M", "write -P 8 6M 64k")
+    before, taken = storage.digest(leaf), one.backend.data(leaf).allocated
+    for _ in range(2):
+        QemuTools(storage.images).sparsify(leaf)
+    assert storage.digest(leaf) == before
+    assert storage.is_sound(leaf)
+    assert one.backend.data(leaf).allocated <= taken - 2 * MIB + MIB // 8  # a table may have been added
 
 
 HOSTILE = {

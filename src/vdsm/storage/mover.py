@@ -28,6 +28,7 @@ from vdsm.storage.inspection import Inspector, read_header
 from vdsm.storage.kinds import Allocation, VolumeFormat
 from vdsm.storage.steps import Backing
 from vdsm.system.qemu_img import Header, changes, questions, work
+from vdsm.system.qemu_nbd import Layer
 
 FindDomain: TypeAlias = Callable[[DomainId], Domain]
 
@@ -71,8 +72,16 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
-    """A volume that is ready to be opened: its headers were accepted."""
+class Opened:
+    """A volume that is ready to be opened: its headers were accepted.
+
+    Attributes:
+        domain: where it is.
+        metadata: what it says of itself.
+        parent_format: of what it stands on.
+        path: where its data is.
+        cache: whether it can be reached past the page cache.
+    """
 
     domain: Domain
     metadata: VolumeMetadata
@@ -82,10 +91,12 @@ class _Opened:
 
     @property
     def format(self) -> questions.Format:
+        """QEMU's word for its format."""
         return "qcow2" if self.metadata.format is VolumeFormat.COW else "raw"
 
     @property
     def backing(self) -> tuple[str, str] | None:
+        """The name and format that its header has to tell of what it stands on."""
         if self.metadata.parent is None or self.parent_format is None:
             return None
         return self.metadata.parent, self.parent_format.qemu
@@ -117,7 +128,7 @@ class QemuImages:
         Raises:
             CopyFailed: qemu-img refused; the image still has its content.
         """
-        with self._opened(top) as above, self.prepared(top.image) as paths:
+        with self.opened(top) as above, self.prepared(top.image) as paths:
             if above.backing is None or above.metadata.parent != base.volume_id:
                 raise CopyFailed(f"merging {top.volume_id}", f"it does not stand on {base.volume_id}")
             if above.backing[1] == "qcow2":
@@ -134,7 +145,7 @@ class QemuImages:
             header = self._header(domain, volume, path)
             if (header.backing, header.backing_format) == (backing.volume_id, backing.format.qemu):
                 return
-            with self._changing(f"rebasing {volume.volume_id}"):
+            with changing(f"rebasing {volume.volume_id}"):
                 below = (backing.volume_id, backing.format.qemu)
                 changes.rebase(path, below, timeout_s=self._patience.change_s)
             self._make_durable(domain, path)
@@ -146,7 +157,7 @@ class QemuImages:
             path = paths[volume.volume_id]
             if self._header(domain, volume, path).virtual_size >= capacity:
                 return
-            with self._changing(f"resizing {volume.volume_id}"):
+            with changing(f"resizing {volume.volume_id}"):
                 changes.resize(path, "qcow2", capacity, timeout_s=self._patience.change_s)
             self._make_durable(domain, path)
 
@@ -172,10 +183,10 @@ class QemuImages:
             Unfinished: a storage does not answer; a last write may still arrive at the target.
         """
         what = f"copying {source.volume_id} to {target.volume_id} in {target.domain_id}"
-        with self._opened(source) as origin:
+        with self.opened(source) as origin:
             if state is Target.USED:
                 self._empty(target)
-            with self._opened(target) as goal, self._working(what):
+            with self.opened(target) as goal, self._working(what):
                 if state is Target.SAME and goal.format == "qcow2":
                     self._check(goal.path, repair_leaks=True)
                 work.convert(
@@ -204,7 +215,7 @@ class QemuImages:
             ImageRefused: its header was not accepted.
             Damaged: QEMU would not open it.
         """
-        with self._opened(volume) as opened, _judged(opened.path):
+        with self.opened(volume) as opened, judged(opened.path):
             return questions.info(opened.path, opened.format, timeout_s=self._patience.change_s)
 
     def measure(self, volume: VolumeRef, target_format: VolumeFormat, *, chain: bool = True) -> questions.Measured:
@@ -215,7 +226,7 @@ class QemuImages:
             Damaged: QEMU cannot open it.
         """
         wanted: questions.Format = "qcow2" if target_format is VolumeFormat.COW else "raw"
-        with self._opened(volume) as opened, _judged(opened.path):
+        with self.opened(volume) as opened, judged(opened.path):
             return questions.measure(
                 opened.path, opened.format, wanted, chain=chain, timeout_s=self._patience.question_s
             )
@@ -227,7 +238,7 @@ class QemuImages:
             ImageRefused: a header was not accepted.
             Damaged: QEMU cannot open it.
         """
-        with self._opened(volume) as opened:
+        with self.opened(volume) as opened:
             return self._check(opened.path, repair_leaks=repair_leaks)
 
     def verify_untrusted(self, volume: VolumeRef) -> None:
@@ -241,42 +252,6 @@ class QemuImages:
         with self.prepared(volume.image) as paths:
             image = domain.backend.image(volume.image_id)
             self._inspector(domain).verify_untrusted(image, volume.volume_id, paths[volume.volume_id])
-
-    # Bitmaps, header versions.
-
-    def amend(self, volume: VolumeRef, compatibility: str) -> None:
-        """Give a qcow2 volume a header of version "0.10" or "1.1"."""
-        with self._opened(volume) as opened, self._changing(f"amending {volume.volume_id}"):
-            changes.amend(opened.path, compatibility=compatibility, timeout_s=self._patience.question_s)
-
-    def add_bitmap(self, volume: VolumeRef, name: str, *, granularity: int = 65536, enabled: bool = True) -> None:
-        """Begin a bitmap on a qcow2 volume; nothing when it is there."""
-        with self._opened(volume) as opened, self._changing(f"adding bitmap {name} to {volume.volume_id}"):
-            if name not in self._bitmaps(opened):
-                changes.add_bitmap(
-                    opened.path, name, granularity=granularity, enabled=enabled, timeout_s=self._patience.change_s
-                )
-
-    def remove_bitmap(self, volume: VolumeRef, name: str) -> None:
-        """Take a bitmap away; nothing when it is not there."""
-        with self._opened(volume) as opened, self._changing(f"removing bitmap {name} of {volume.volume_id}"):
-            if name in self._bitmaps(opened):
-                changes.remove_bitmap(opened.path, name, timeout_s=self._patience.change_s)
-
-    def clear_bitmaps(self, volume: VolumeRef) -> None:
-        """Take all bitmaps of a volume away."""
-        with self._opened(volume) as opened:
-            names = self._bitmaps(opened)
-        for name in names:
-            self.remove_bitmap(volume, name)
-
-    def merge_bitmaps(self, top: VolumeRef, base: VolumeRef) -> None:
-        """Put what the bitmaps of a volume have noted into those of the one beneath; again is the same."""
-        with self._opened(top) as above, self._opened(base) as below:
-            for bitmap in self._bitmaps(above).values():
-                self.add_bitmap(base, bitmap.name, granularity=bitmap.granularity, enabled=bitmap.enabled)
-                with self._changing(f"merging bitmap {bitmap.name} into {base.volume_id}"):
-                    changes.merge_bitmap(below.path, bitmap.name, above.path, timeout_s=self._patience.question_s)
 
     # What all need.
 
@@ -298,7 +273,27 @@ class QemuImages:
             return self._inspector(domain).accept(image, volume.volume_id, paths)
 
     @contextmanager
-    def _opened(self, volume: VolumeRef) -> Iterator[_Opened]:
+    def layers(self, volume: VolumeRef) -> Iterator[tuple[Sequence[Layer], bool]]:
+        """The files of a volume's chain, itself first, for the block; and whether they can be read past the cache.
+
+        Raises:
+            ImageRefused: a header was not accepted.
+        """
+        domain = self._find(volume.domain_id)
+        with self.prepared(volume.image) as paths:
+            image = domain.backend.image(volume.image_id)
+            chain = self._inspector(domain).accept(image, volume.volume_id, paths)
+            volumes = [(ident, image.below(ident)) for ident in reversed(chain)]
+            layers = [Layer(paths[ident], found.format.qemu, domain.kind.is_block) for ident, found in volumes if found]
+            yield layers, _cache(domain, paths[volume.volume_id]) == "none"
+
+    @contextmanager
+    def opened(self, volume: VolumeRef) -> Iterator[Opened]:
+        """A volume whose chain's headers were accepted, for the block.
+
+        Raises:
+            ImageRefused: one was not.
+        """
         domain = self._find(volume.domain_id)
         with self.prepared(volume.image) as paths:
             image = domain.backend.image(volume.image_id)
@@ -306,7 +301,7 @@ class QemuImages:
             metadata = image.below(volume.volume_id) or image.volume(volume.volume_id)
             below = image.below(metadata.parent) if metadata.parent else None
             path = paths[volume.volume_id]
-            yield _Opened(domain, metadata, below.format if below else None, path, _cache(domain, path))
+            yield Opened(domain, metadata, below.format if below else None, path, _cache(domain, path))
 
     def _inspector(self, domain: Domain) -> Inspector:
         return Inspector(domain.files, direct=domain.kind.is_shared, timeout_s=self._patience.change_s)
@@ -321,17 +316,12 @@ class QemuImages:
         return header
 
     def _check(self, path: str, *, repair_leaks: bool) -> questions.Checked:
-        with _judged(path):
+        with judged(path):
             return questions.check(path, timeout_s=self._patience.question_s, repair_leaks=repair_leaks)
-
-    def _bitmaps(self, opened: _Opened) -> Mapping[str, questions.Bitmap]:
-        with _judged(opened.path):
-            found = questions.info(opened.path, opened.format, timeout_s=self._patience.change_s)
-        return {bitmap.name: bitmap for bitmap in found.bitmaps}
 
     def _empty(self, target: VolumeRef) -> None:
         """Take everything out of a volume."""
-        with self._opened(target) as goal, self._changing(f"emptying {target.volume_id}"):
+        with self.opened(target) as goal, changing(f"emptying {target.volume_id}"):
             if goal.format == "qcow2":
                 changes.create_qcow2(
                     goal.path,
@@ -341,7 +331,7 @@ class QemuImages:
                     timeout_s=self._patience.change_s,
                 )
 
-    def _settle(self, goal: _Opened, state: Target) -> None:
+    def _settle(self, goal: Opened, state: Target) -> None:
         """Make a copy durable, and take the space again that emptying a preallocated target gave back."""
         size = goal.metadata.capacity
         again = state is not Target.FRESH and goal.metadata.allocation is Allocation.PREALLOCATED
@@ -363,25 +353,32 @@ class QemuImages:
         # What qemu-img writes does not go through the domain's files, which ask this at each change.
         guard.check()
         try:
-            with self._changing(what):
+            with changing(what):
                 yield
         except work.Stopped as error:
             self._watch.check()
             raise CopyFailed(what, "it was stopped") from error
 
-    @contextmanager
-    def _changing(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except CommandFailed as error:
-            # Its messages end with the system's, in the fixed locale that programs are run in.
-            full = any(error.stderr.endswith(os.strerror(code)) for code in (errno.ENOSPC, errno.EDQUOT))
-            reason = error.stderr.splitlines()[-1] if error.stderr else f"qemu-img ended with {error.status_code}"
-            raise (NoSpace if full else CopyFailed)(what, reason) from error
+
+@contextmanager
+def changing(what: str) -> Iterator[None]:
+    """Turn what qemu-img says into the repository's errors; ``what`` names what was being done.
+
+    Raises:
+        NoSpace: the storage is full.
+        CopyFailed: anything else.
+    """
+    try:
+        yield
+    except CommandFailed as error:
+        # Its messages end with the system's, in the fixed locale that programs are run in.
+        full = any(error.stderr.endswith(os.strerror(code)) for code in (errno.ENOSPC, errno.EDQUOT))
+        reason = error.stderr.splitlines()[-1] if error.stderr else f"qemu-img ended with {error.status_code}"
+        raise (NoSpace if full else CopyFailed)(what, reason) from error
 
 
 @contextmanager
-def _judged(path: str) -> Iterator[None]:
+def judged(path: str) -> Iterator[None]:
     """Name what QEMU would not open: an image of the domain's."""
     try:
         yield
@@ -389,7 +386,7 @@ def _judged(path: str) -> Iterator[None]:
         raise Damaged(path, error.reason) from error
 
 
-def _reads_as_zeros(goal: _Opened) -> bool:
+def _reads_as_zeros(goal: Opened) -> bool:
     """Whether a volume that was just made does: logical volumes have what was there before."""
     return goal.format == "qcow2" or not goal.domain.kind.is_block
 
