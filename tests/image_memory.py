@@ -8,6 +8,7 @@ from vdsm.operations.journal import JournalStore, MemoryJournal
 from vdsm.operations.kinds import Kinds
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
+from vdsm.operations.records import OperationView, Phase
 from vdsm.storage.domain import Domain
 from vdsm.storage.errors import NoSuchDomain
 from vdsm.storage.executor import Watch
@@ -20,6 +21,9 @@ from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.lock_twin import SharedDisk, TwinHost, TwinLock
 from vdsm.storage.memory import MemoryBackend
 from vdsm.storage.steps import Backing
+from vdsm.storage.volume_kinds import CreateVolume
+
+MIB = 1 << 20
 
 
 class ContentMover:
@@ -133,3 +137,30 @@ class MemoryWorld:
             found = self.mover.blocks.get(ident, {}) | found
             ident = self.mover.rebased.get(ident) or volumes[ident].parent
         return found
+
+
+def new(ref: VolumeRef, parent: VolumeRef | None = None, **facts: object) -> CreateVolume:
+    on = {} if parent is None else {"parent_image_id": parent.image_id, "parent_id": parent.volume_id}
+    ids = {"domain_id": ref.domain_id, "image_id": ref.image_id, "volume_id": ref.volume_id}
+    return CreateVolume(**{"capacity": MIB, **ids, **on, **facts})
+
+
+def run(world: MemoryWorld, kind: object, arguments: object) -> OperationView:
+    operations = world.operations()
+    try:
+        return operations.wait(operations.submit(kind, arguments).id, 30)  # type: ignore[type-var,arg-type]
+    finally:
+        assert operations.stop(30)
+
+
+def create(world: MemoryWorld, ref: VolumeRef, parent: VolumeRef | None = None, **facts: object) -> VolumeRef:
+    view = run(world, world.kinds.create_volume, new(ref, parent, **facts))
+    assert view.phase is Phase.DONE, view.fault
+    return ref
+
+
+def chain(world: MemoryWorld, length: int) -> list[VolumeRef]:
+    refs = [create(world, world.ref(1, 1))]
+    for number in range(2, length + 1):
+        refs.append(create(world, world.ref(1, number), refs[-1]))
+    return refs

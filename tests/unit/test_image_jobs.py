@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from test_image_kinds import chain, create
 
-from image_memory import MemoryWorld
+from image_memory import MemoryWorld, chain, create
 from vdsm.base.errors import AlreadyExists, Failed, WrongState
 from vdsm.operations.journal import JournalStore, MemoryJournal
 from vdsm.operations.manager import NoSuchOperation

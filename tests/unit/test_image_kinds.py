@@ -6,52 +6,23 @@ import threading
 
 import pytest
 
-from image_memory import MemoryWorld
+from image_memory import MIB, MemoryWorld, chain, create, new, run
 from vdsm.base.errors import Failed
 from vdsm.operations.journal import MemoryJournal
 from vdsm.operations.locks import Mode, Resource
-from vdsm.operations.records import Fault, OperationView, Phase, TaskResult, TaskState, task_words
+from vdsm.operations.records import Fault, Phase, TaskResult, TaskState, task_words
 from vdsm.storage.errors import NoSpace, NoSuchImage, SharedVolume, WrongChain
 from vdsm.storage.ids import ImageId, VolumeId, VolumeRef, new_id
 from vdsm.storage.image_kinds import DeleteImage
 from vdsm.storage.images import ImageChanges
 from vdsm.storage.kinds import Allocation, Legality, VolumeFormat, VolumeKind
 from vdsm.storage.merge_kinds import Subchain
-from vdsm.storage.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
-
-MIB = 1 << 20
+from vdsm.storage.volume_kinds import DeleteVolumes, ExtendVolume
 
 
 @pytest.fixture
 def world() -> MemoryWorld:
     return MemoryWorld()
-
-
-def new(ref: VolumeRef, parent: VolumeRef | None = None, **facts: object) -> CreateVolume:
-    on = {} if parent is None else {"parent_image_id": parent.image_id, "parent_id": parent.volume_id}
-    ids = {"domain_id": ref.domain_id, "image_id": ref.image_id, "volume_id": ref.volume_id}
-    return CreateVolume(**{"capacity": MIB, **ids, **on, **facts})
-
-
-def run(world: MemoryWorld, kind: object, arguments: object) -> OperationView:
-    operations = world.operations()
-    try:
-        return operations.wait(operations.submit(kind, arguments).id, 30)  # type: ignore[type-var,arg-type]
-    finally:
-        assert operations.stop(30)
-
-
-def create(world: MemoryWorld, ref: VolumeRef, parent: VolumeRef | None = None, **facts: object) -> VolumeRef:
-    view = run(world, world.kinds.create_volume, new(ref, parent, **facts))
-    assert view.phase is Phase.DONE, view.fault
-    return ref
-
-
-def chain(world: MemoryWorld, length: int) -> list[VolumeRef]:
-    refs = [create(world, world.ref(1, 1))]
-    for number in range(2, length + 1):
-        refs.append(create(world, world.ref(1, number), refs[-1]))
-    return refs
 
 
 def test_kinds_have_the_original_s_words(world: MemoryWorld) -> None:

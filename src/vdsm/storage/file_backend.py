@@ -15,6 +15,7 @@ from vdsm.storage.access import NEW_SUFFIX, FileAccess
 from vdsm.storage.backend import Area, LeaseWriter
 from vdsm.storage.errors import (
     InvalidParameter,
+    NoSpace,
     NoSuchImage,
     NoSuchVolume,
     VolumeExists,
@@ -167,11 +168,14 @@ class FileBackend(FileDomainReader):
             self._lease_writer.write_resource(self._lease(volume))
 
     def rewrite(self, volume: VolumeRef, metadata: VolumeMetadata) -> None:
-        """See Backend."""
+        """See Backend. On a full file system, where volumes must still be marked and deleted, it is done in place."""
         text = encode_volume(metadata, self._version)
         if not self._exists(self.meta_path(volume)):
             raise NoSuchVolume(volume.volume_id)
-        self._replace_meta(volume, text)
+        try:
+            self._replace_meta(volume, text)
+        except NoSpace:
+            self._overwrite_meta(volume, text)
 
     def tidy(self, volume: VolumeRef) -> None:
         """See Backend."""
@@ -273,6 +277,13 @@ class FileBackend(FileDomainReader):
         path = self.meta_path(volume)
         with told(f"writing {path}"):
             self._files.replace(path, text, mode=tree.METADATA_MODE)
+
+    def _overwrite_meta(self, volume: VolumeRef, text: bytes) -> None:
+        """Write over the metadata: one sector, which is there already. Readers stop at EOF, whatever follows it."""
+        path = self.meta_path(volume)
+        with told(f"writing {path}"):
+            self._files.write_at(path, 0, text)
+            self._files.truncate(path, len(text))
 
     def _make_image(self, image_id: ImageId) -> None:
         path = self.image_path(image_id)
