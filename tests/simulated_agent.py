@@ -108,6 +108,15 @@ class SimulatedAgent:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx.Client(verify=context, base_url=self.url, timeout=PATIENCE_S, headers=headers)
 
+    def manager_context(self) -> ssl.SSLContext:
+        """What a manager's connections are secured with, as the Engine does it: TLS 1.2, no names compared."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.load_verify_locations(self._authority.certificate)
+        context.load_cert_chain(self._manager.certificate, self._manager.key)
+        return context
+
     def token(self, name: str, role: str) -> str:
         """A new token's secret."""
         with self.local() as client:
@@ -129,7 +138,7 @@ def simulated_agent(directory: Path) -> Iterator[SimulatedAgent]:
     ):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
-    for name in ("run", "state", "log", "images"):
+    for name in ("run", "state", "log", "images", "rhev"):
         (directory / name).mkdir()
     group = grp.getgrgid(os.getgid()).gr_name
     config = directory / "vdsm.toml"
@@ -138,6 +147,7 @@ def simulated_agent(directory: Path) -> Iterator[SimulatedAgent]:
         f"pki_dir = '{directory}/pki'\n"
         f"[users]\nuser = 'nobody'\n[listen]\naddress = '127.0.0.1'\nport = 0\ngroup = '{group}'\n"
         f"[virt]\ndisk_dirs = ['{directory}/images']\nautostart = false\ndomain_type = 'qemu'\n"
+        f"[storage]\nrepository_dir = '{directory}/rhev'\nhealth_check_interval_s = 1.0\n"
     )
     helper = subprocess.Popen([sys.executable, "-m", "vdsm.privileged", "--config", str(config)])
     try:

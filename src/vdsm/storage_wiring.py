@@ -192,10 +192,12 @@ class Storage:
     def start(self) -> None:
         """Clean what the last process left, and begin to settle its work; returns at once."""
         try:
+            for place in (self.repository.mounts, f"{self.repository.root}/hsm-tasks"):
+                Path(place).mkdir(mode=0o755, exist_ok=True)
             mounted = self.connections.mounts()
             self.repository.clean(frozenset(item.path for item in mounted))
         except (OSError, VdsmError) as error:
-            log.warning("the repository tree is not clean: %s", error)
+            log.warning("the repository tree cannot be used: %s", error)
         threads.start("storage-begin", self._begin)
 
     def _begin(self) -> None:

@@ -161,6 +161,12 @@ class TestDeclarations:
             if verb.rest.method != "GET":
                 assert verb.role != "viewer" or verb.name in {"Host.ping", "Host.ping2", "Host.echo"}
 
+    @every_verb
+    def test_no_name_is_lost_within_a_union(self, verb: Verb):
+        for declared in (param.type for param in verb.params):
+            if get_origin(declared) in {Union, UnionType}:
+                assert [wire_mark(member).name for member in get_args(declared)] == [None] * len(get_args(declared))
+
     def test_texts_beneath_fields_are_found(self):
         definition = next(verb for verb in VERBS.values() if verb.name == "Definition.create")
         assert "autostart" in field_docs(definition.params[0].type)

@@ -73,6 +73,7 @@ class AgentHost:
         self.state_dir = directory / "state"
         self.log_dir = directory / "log"
         self.images = directory / "images"
+        self.repository = directory / "rhev"
         self.socket = self.run_dir / "vdsm.sock"
         self.config = directory / "vdsm.toml"
         self.certificates: Certificates
@@ -81,7 +82,7 @@ class AgentHost:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        for place in (self.run_dir / "console", self.state_dir, self.log_dir / "console", self.images):
+        for place in (self.run_dir / "console", self.state_dir, self.log_dir / "console", self.images, self.repository):
             place.mkdir(parents=True, exist_ok=True)
         self.certificates = make(self.directory / "certificates")
         self._install_certificates()
@@ -121,6 +122,8 @@ address = "127.0.0.1"
 port = 0
 [libvirt]
 uri = "{self.host.uri}"
+[storage]
+repository_dir = "{self.repository}"
 [virt]
 disk_dirs = ["{self.images}"]
 domain_type = "qemu"

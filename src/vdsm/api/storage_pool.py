@@ -142,7 +142,7 @@ class StoragePool(Protocol):
         master_id: MasterId,
         *,
         master_version: MasterVersion = 1,
-        domains: DomainStates | None = None,
+        domains: Annotated[dict[str, str] | None, Wire("domainDict")] = None,
         scsi_key: ScsiKey = "",
     ) -> None:
         """Make this host part of a pool: it watches its domains, and may become its manager. Again is fine.
