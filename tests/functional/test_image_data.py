@@ -335,3 +335,23 @@ def test_no_error_of_another_kind_comes_from_a_torn_image(storage: Storage, one:
             storage.images.verify_untrusted(volume)
         with contextlib.suppress(VdsmError):
             storage.images.check(volume)
+
+
+def test_mutated_images_are_opened_harmlessly_or_refused(storage: Storage, one: Domain) -> None:
+    """Numbers of the header and the tables are made large, small and wrong; QEMU looks at those that are accepted."""
+    (volume,) = storage.chain(one, COW)
+    content = Path(storage.path(volume)).read_bytes()
+    numbers = (0, 1, 0x10000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF)
+    outcomes = set()
+    for at in (8, 16, 20, 24, 32, 36, 40, 48, 56, 60, 64, 72, 96, 100, 104, 0x10000, 0x20000, 0x30000, 0x40000):
+        for number in numbers:
+            wide = 4 if at in {16, 20, 32, 36, 56, 60, 96, 100} else 8
+            changed = bytearray(content)
+            changed[at : at + wide] = (number & ((1 << 8 * wide) - 1)).to_bytes(wide)
+            Path(storage.path(volume)).write_bytes(changed)
+            try:
+                storage.images.verify_untrusted(volume)
+                outcomes.add("accepted")
+            except ImageRefused as error:
+                outcomes.add(error.code)
+    assert outcomes == {"accepted", 484}
