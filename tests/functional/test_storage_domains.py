@@ -453,6 +453,34 @@ def test_of_many_who_ask_each_mount_is_looked_at_by_one(tmp_path: Path) -> None:
     assert slow.lists <= 2 * len(places)
 
 
+class Late(LocalFiles):
+    """Files that say at the gate what was in a mount before it."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.lists = 0
+
+    def listdir(self, path: str) -> list[str]:
+        names = super().listdir(path)
+        self.lists += 1
+        assert self.open.wait(60)
+        return names
+
+
+def test_look_that_began_before_the_domain_was_made_proves_nothing(place: Place) -> None:
+    late, wanted = Late(), request(place)
+    domains = registry([place], LocalDoors(late))
+    with ThreadPoolExecutor(2) as callers:
+        early = callers.submit(domains.find, DomainId(new_id()))
+        eventually(lambda: late.lists == 1)
+        registry([place]).create(wanted)
+        asked = callers.submit(domains.find, wanted.id)
+        late.open.set()
+        assert asked.result(60).id == wanted.id
+        with pytest.raises(NoSuchDomain):
+            early.result(60)
+
+
 def test_domain_of_another_host_is_seen_by_the_next_who_asks(tmp_path: Path) -> None:
     places = [Place.of(tmp_path / "a"), Place.of(tmp_path / "b")]
     domains, other = registry(places), registry(places)

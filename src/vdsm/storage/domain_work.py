@@ -218,6 +218,7 @@ class DomainWork:
                 log.warning("%s %s is not settled: %s", view.kind, view.id, error)
 
     def _perform(self, kind: Kind[Any], arguments: Struct, domain_id: DomainId) -> None:
+        self.settle()
         operation_id = str(uuid.uuid4())
         with self._lock:
             self._awaited.add(operation_id)
