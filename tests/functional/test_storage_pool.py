@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +52,7 @@ def ids(host: Host) -> list[DomainId]:
 
 def links(host: Host) -> dict[str, str]:
     folder = Path(host.repository.pool_dir(POOL))
-    return {path.name: os.readlink(path) for path in folder.iterdir()} if folder.exists() else {}
+    return {path.name: str(path.readlink()) for path in folder.iterdir()} if folder.exists() else {}
 
 
 def joined(host: Host, ids: list[DomainId], *states: AttachedStatus) -> None:

@@ -18,7 +18,7 @@ from vdsm.operations.records import OperationView, Phase
 from vdsm.storage.domain import Domain
 from vdsm.storage.ids import DomainId, PoolId, new_id
 from vdsm.storage.pool_errors import NoSuchPool, OtherPool
-from vdsm.storage.pool_kinds import PoolKinds, pool_kinds
+from vdsm.storage.pool_kinds import INTERNAL, PoolKinds, pool_kinds
 from vdsm.storage.pool_maker import PoolMaker
 from vdsm.storage.pool_session import DomainSource, PoolLinks, PoolSession, Watchers
 from vdsm.storage.pool_writer import PoolWriter
@@ -81,6 +81,7 @@ class PoolHost:
             domains=parts.domains,
             kinds=(*parts.kinds, *self._kinds.all()),
             locks=parts.locks,
+            waited=INTERNAL,
             gate=parts.gate,
             watchdog=parts.watchdog,
             fence=parts.fence,

@@ -25,7 +25,7 @@ from vdsm.storage.errors import InvalidParameter, NoSuchDomain
 from vdsm.storage.formats import tree
 from vdsm.storage.formats.domain import DomainMetadata, LeaseParameters
 from vdsm.storage.formats.pool import MAX_DOMAINS
-from vdsm.storage.ids import DomainId, PoolId
+from vdsm.storage.ids import DomainId, PoolId, parse_domain_id
 from vdsm.storage.kinds import AttachedStatus, DomainClass, DomainRole, StorageType
 from vdsm.storage.pool_domains import PoolDomains
 from vdsm.storage.pool_errors import (
@@ -370,7 +370,7 @@ def read_domain_map(words: Mapping[str, str]) -> dict[DomainId, AttachedStatus]:
     found = {}
     for ident, word in words.items():
         try:
-            found[DomainId(ident)] = AttachedStatus(word.strip().capitalize())
+            found[parse_domain_id(ident, "domainDict")] = AttachedStatus(word.strip().capitalize())
         except ValueError as error:
             raise InvalidParameter("domainDict", f"{ident} is {word!r:.40}") from error
     return found

@@ -132,6 +132,7 @@ class Spm:
             LeaseLost: this host is not the SPM any more; the next one settles it.
         """
         operations = self.operations
+        self._held().sweep()
         view = operations.wait(self.submit(kind, arguments), timeout_s)
         if view.phase in ENDED:
             _forget(operations, view.id)
@@ -218,6 +219,7 @@ class Spm:
                 return
             self.check_idle()
             self._role, self._term = SpmRole.FREE, None
+        term.sweep()
         term.unwatch()
         if not term.halt(_STOP_S):
             self._parts.fence("work of the SPM does not end")

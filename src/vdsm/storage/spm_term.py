@@ -20,7 +20,7 @@ from vdsm.base.errors import VdsmError
 from vdsm.operations.kinds import Kind, Kinds, Run, Step
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
-from vdsm.operations.records import OperationView
+from vdsm.operations.records import SETTLED, OperationView
 from vdsm.storage import guard
 from vdsm.storage import master as masters
 from vdsm.storage.domain import Domain
@@ -56,6 +56,7 @@ class SpmParts:
         domains: finds domains.
         kinds: all that the journal on a master may name.
         locks: shared with all who lock the same things.
+        waited: kinds whose callers wait for them: nobody else will clear their operations.
         gate: makes the gate of a domain whose SDM lease this host has taken under its id.
         watchdog: makes the one that looks at a gate's lease.
         fence: called when the lease is lost, or cannot be given back: it should end this process and its children.
@@ -69,6 +70,7 @@ class SpmParts:
     domains: DomainSource
     kinds: Iterable[Kind[Any]]
     locks: Locks
+    waited: frozenset[str] = frozenset()
     gate: Callable[[Domain, int], WriteGate] = spm_gate
     watchdog: MakeWatchdog = Watchdog
     fence: Callable[[str], None] = lambda _: None
@@ -102,6 +104,7 @@ class Term:
     _watchdog: LeaseWatchdog | None = None
     _kinds: dict[tuple[str, int], Kind[Any]] = field(default_factory=dict)
     _copied_to: DomainId | None = None
+    _found: set[str] = field(default_factory=set)
 
     def take(self) -> None:
         """Take the lease, and open the gate.
@@ -150,7 +153,8 @@ class Term:
             changed=self.parts.changed,
             point=self.parts.point,
         )
-        self.operations.resume()
+        self._found = {view.id for view in self.operations.resume()}
+        self.sweep()
 
     def kind(self, kind: Kind[Any]) -> Kind[Any]:
         """The kind as it is registered: its steps ask the gate."""
@@ -166,6 +170,17 @@ class Term:
         """Have it looked at no more."""
         if self._watchdog is not None:
             self._watchdog.stop()
+
+    def sweep(self) -> None:
+        """Forget settled operations whose callers are gone with an earlier process."""
+        if self.operations is None:
+            return
+        for view in self.operations.views():
+            if view.kind in self.parts.waited and view.phase in SETTLED and view.id in self._found:
+                try:
+                    self.operations.clear(view.id)
+                except VdsmError as error:
+                    log.warning("operation %s stays in the journal: %s", view.id, error)
 
     def halt(self, deadline_s: float) -> bool:
         """Stop all operations where they are; whether their steps have ended in time."""

@@ -1,0 +1,46 @@
+"""Changes of a pool are killed at every point, and so is their recovery: before or after, never between."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HARNESS = Path(__file__).with_name("pool_crash_harness.py")
+# Kills of the recovery: each of them takes minutes, some always run.
+STRIDE = 1 if os.environ.get("VDSM_EXHAUSTIVE") else 0
+
+
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize(
+    ("scenario", "manager", "fewest"),
+    [
+        ("create", "old", 40),
+        ("reconstruct", "old", 15),
+        ("clean", "old", 10),
+        ("attach", "old", 10),
+        ("attach on disk", "old", 20),
+        ("detach", "old", 10),
+        ("activate", "old", 10),
+        ("destroy", "old", 15),
+        ("switch", "old", 60),
+        ("switch", "new", 60),
+    ],
+)
+def test_killed_at_every_point_the_pool_is_as_before_or_after(scenario: str, manager: str, fewest: int) -> None:
+    stride = STRIDE or (0 if scenario in {"create", "switch"} else 11)
+    # In memory: what is to survive a SIGKILL needs no disk, and thousands of fsyncs take minutes.
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="pool-crash-") as base:
+        argv = [sys.executable, HARNESS, f"{base}/pool", scenario, str(stride), manager]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen = json.loads(done.stdout)
+    assert seen["points"] >= fewest
+    assert seen["before"] + seen["after"] == seen["points"]
+    assert min(seen["before"], seen["after"]) > 0
+    assert seen["kills"] >= seen["points"]
