@@ -23,6 +23,8 @@ from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.privileged.calls import Privileged
 from vdsm.services.notifications import Notifications
+from vdsm.services.ovf_store import OvfStore, stream_kinds
+from vdsm.services.served_volumes import DomainVolumes
 from vdsm.services.storage_connections import StorageConnectionService
 from vdsm.services.storage_copies import copy_kinds
 from vdsm.services.storage_domains import StorageDomainService
@@ -118,6 +120,7 @@ class Storage:
         find = self.domains.find
         self._kinds = image_kinds(find, self.data)
         self._copies = copy_kinds(Copier(find, self.data))
+        streams = stream_kinds(DomainVolumes(find))
         self.leases = ExternalLeases(find, self._sanlock, self._host_id)
         self._lease_kinds = self.leases.kinds()
         guard = Guard(find, self.data, lambda _: self._host_id())
@@ -139,12 +142,16 @@ class Storage:
                 domains=self.domains,
                 links=self.repository,
                 monitors=self.monitors,
-                kinds=[*self._kinds, *self._copies, *self._lease_kinds],
+                kinds=[*self._kinds, *self._copies, *self._lease_kinds, *streams],
                 locks=self.locks,
                 journal=HostJournal(self._journals / "pools"),
                 fence=_end_process,
                 changed=self._notifications.task_changed,
             )
+        )
+
+        self.ovf = OvfStore(
+            streams, SpmDoor(self.pools, self.domains), DomainVolumes(find), self._journals.parent / "spool"
         )
 
     def _services(self, gates: Gates) -> dict[str, object]:

@@ -35,6 +35,7 @@ from vdsm.bindings.http_session import HttpServer
 from vdsm.bindings.jsonrpc import JsonRpc
 from vdsm.bindings.listener import Doors, Listener
 from vdsm.bindings.metrics import EventCounts, Metrics, MetricSources, RequestTimes
+from vdsm.bindings.ovf_store import OvfDoor
 from vdsm.bindings.pacing import OutputLimits
 from vdsm.bindings.peers import Caller
 from vdsm.bindings.rest import RestApp, RestParts
@@ -72,6 +73,8 @@ from vdsm.virt.records import Records
 log = logging.getLogger(__name__)
 
 _STOP_S: Final = 3.0
+# An Engine updates the two copies of a domain's OVF store one after the other.
+_OVF_WORKERS: Final = 4
 # So long the capabilities wait for a connection to libvirt, without which they are incomplete.
 _CONNECT_S: Final = 2.0
 # libvirt may come later than the agent; VMs that start with the agent start then.
@@ -252,6 +255,7 @@ class _Ways:
             Pool.HOST: threads.Pool("host", limits.slow_workers, limits.queue),
             Pool.STORAGE: threads.Pool("storage", limits.storage_workers, limits.queue),
         }
+        self._ovf_workers = threads.Pool("ovf", _OVF_WORKERS, limits.queue)
         self.events = EventLog()
         self.broker = Broker()
         self.listener: Listener
@@ -279,6 +283,7 @@ class _Ways:
                 events=self.events,
                 metrics=Metrics(self._metric_sources(house), requests).render,
                 workers=self.pools[Pool.QUERY],
+                ovf=OvfDoor(house.storage.ovf, self._ovf_workers),
                 limit=config.limits.frame_bytes,
             )
         )
@@ -312,7 +317,7 @@ class _Ways:
         self.hub.stop()
         self.events.stop()
         await self.listener.stop(_STOP_S)
-        for pool in self.pools.values():
+        for pool in (*self.pools.values(), self._ovf_workers):
             pool.stop(0.0)
 
 

@@ -37,6 +37,7 @@ from vdsm.base.errors import BadParameter, Denied, Unauthenticated, Unfinished, 
 from vdsm.base.threads import Pool as Workers
 from vdsm.bindings.arguments import Arguments, Parts
 from vdsm.bindings.dispatch import Outcome, Pending
+from vdsm.bindings.ovf_store import OvfDoor
 from vdsm.bindings.pages import read_page
 from vdsm.bindings.peers import Caller, Way
 from vdsm.bindings.problems import (
@@ -106,7 +107,8 @@ class JsonRpc(Protocol):
 class RestParts:
     """What the application is made of.
 
-    ``workers`` renders the metrics; ``metrics`` gives them as Prometheus text. ``limit`` is the largest body in bytes.
+    ``ovf`` moves whole volumes, where there is storage. ``workers`` renders the metrics; ``metrics`` gives them as
+    Prometheus text. ``limit`` is the largest body in bytes.
     """
 
     verbs: Mapping[str, BoundVerb]
@@ -116,6 +118,7 @@ class RestParts:
     events: EventLog
     metrics: Callable[[str], tuple[bytes, str]]
     workers: Workers
+    ovf: OvfDoor | None = None
     limit: int = 8 << 20
     body_deadline_s: float = BODY_DEADLINE_S
     linger_s: float = LINGER_S
@@ -165,7 +168,7 @@ class RestApp:
         by_path["/docs"] = {"GET": self._page_endpoint("reference.html", "text/html; charset=utf-8")}
         by_path["/docs/reference.css"] = {"GET": self._page_endpoint("reference.css", "text/css; charset=utf-8")}
         by_path["/errors/{name}"] = {"GET": _error_page}
-        by_path["/"] = {"GET": _front_page}
+        by_path["/"] = {"GET": self._front_page, **({"PUT": self._put_volume} if self._parts.ovf else {})}
         for path, endpoints in by_path.items():
             # Starlette's own 405 is no problem+json: all methods come here.
             yield Route(path, _by_method(endpoints), methods=_METHODS)
@@ -213,6 +216,20 @@ class RestApp:
             "vms": f"{PREFIX}/vms",
         }
         return _body_response(request, msgspec.json.encode({"name": "vdsm", "api": "v1", "links": links}), 200, _JSON)
+
+    async def _front_page(self, request: Request) -> Response:
+        ovf = self._parts.ovf
+        if ovf is None or not ovf.is_for(request):
+            return RedirectResponse("/docs", 302)
+        self._caller(request, Role.OPERATOR, "reading a volume")
+        return await ovf.get(request)
+
+    async def _put_volume(self, request: Request) -> Response:
+        ovf = self._parts.ovf
+        if ovf is None:
+            raise NoSuchPath("/")
+        self._caller(request, Role.OPERATOR, "writing a volume")
+        return await ovf.put(request)
 
     async def _events(self, request: Request) -> EventStream | Response:
         self._caller(request, Role.VIEWER, "events")
@@ -361,10 +378,6 @@ def _body_response(request: Request, body: bytes, status: int, media_type: str) 
 
 async def _error_page(request: Request) -> Response:
     return RedirectResponse(f"/docs#error-{request.path_params['name']}", 302)
-
-
-async def _front_page(_request: Request) -> Response:
-    return RedirectResponse("/docs", 302)
 
 
 def _refuse_foreign_pages(headers: Headers) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from vdsm.storage.domain import Domain
 from vdsm.storage.errors import NoSuchVolume, WrongChain
-from vdsm.storage.ids import DomainId, VolumeId, parse_domain_id, parse_image_id, parse_volume_id
+from vdsm.storage.ids import DomainId, VolumeId, VolumeRef, parse_domain_id, parse_image_id, parse_volume_id
 from vdsm.storage.kinds import VolumeKind
 from vdsm.system.qemu_nbd import Layer
 from vdsm.transfers.nbd_servers import ServedVolume
@@ -21,6 +21,17 @@ class DomainVolumes:
 
     def __init__(self, find: Callable[[DomainId], Domain]) -> None:
         self._find = find
+
+    def size(self, domain_id: str, image_id: str, volume_id: str) -> int:
+        """The bytes of a volume that a guest sees.
+
+        Raises:
+            InvalidParameter: an id is none.
+            NoSuchDomain, NoSuchImage, NoSuchVolume: it is not there.
+        """
+        domain = self._find(parse_domain_id(domain_id))
+        ref = VolumeRef(domain.id, parse_image_id(image_id), parse_volume_id(volume_id))
+        return domain.backend.volume(ref).capacity
 
     def paths(self, domain_id: str, image_id: str, volume_id: str) -> ServedVolume:
         """A volume's file and those underneath, as the metadata says, made usable.
