@@ -25,6 +25,7 @@ from vdsm.base.config import Supervdsm
 from vdsm.base.errors import (
     BadParameter,
     Busy,
+    CommandFailed,
     Denied,
     Failed,
     HypervisorFailed,
@@ -33,13 +34,13 @@ from vdsm.base.errors import (
     Unreachable,
     VdsmError,
 )
-from vdsm.privileged.calls import Hardware, PathFacts
+from vdsm.privileged.calls import Hardware, MountOutcome, PathFacts, RepositoryAccess
 from vdsm.privileged.client import PrivilegedClient
 from vdsm.privileged.local import LocalPrivileged
 from vdsm.privileged.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vds_bootstrap.guest import Guest
 
@@ -70,11 +71,12 @@ class Daemon:
         return self.process.wait(PATIENCE_S)
 
 
-def launch(folder: Path, *, prefix: tuple[str | Path, ...] = (), options: str = "") -> Daemon:
+def launch(folder: Path, *, prefix: tuple[str | Path, ...] = (), options: str = "", storage: str = "") -> Daemon:
     run_dir = folder / "run"
     config = folder / "vdsm.toml"
     config.write_text(
         f"[paths]\nrun_dir = '{run_dir}'\nlog_dir = '{folder}'\n[users]\nuser = 'nobody'\n[supervdsm]\n{options}\n"
+        f"[storage]\nrepository_dir = '{folder}/dc'\n{storage}\n"
     )
     command = [*prefix, sys.executable, "-m", "vdsm.privileged", "--config", config]
     daemon = Daemon(subprocess.Popen(command), run_dir / "svdsm.sock", folder / "supervdsm.log")
@@ -618,6 +620,47 @@ def test_configuration_is_shown_and_bad_ones_are_refused(tmp_path: Path) -> None
     assert "supervdsm.worker: is not an option" in refused.stderr
 
 
+# Mounts
+
+
+def test_mounts_over_the_socket_are_below_the_repository_only(daemon: Daemon, tmp_path: Path) -> None:
+    client = daemon.client()
+    assert client.abandoned() == 0
+    client.prepare_repository()
+    root, owner = tmp_path / "dc", pwd.getpwnam("nobody")
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in (root, root / "mnt", root / "hsm-tasks")} == {
+        (owner.pw_uid, owner.pw_gid)
+    }
+    target, elsewhere = root / "mnt" / "x", tmp_path / "elsewhere"
+    target.mkdir()
+    elsewhere.mkdir()
+    try:
+        assert client.mount("x", str(target), "tmpfs", "mode=755") == "mounted"
+        assert client.mount("x", str(target), "tmpfs", "mode=755") == "already"
+        assert target.is_mount()
+        assert client.unmount(str(target), force=True, lazy=True) == "unmounted"
+        assert client.unmount(str(target), force=True, lazy=True) == "absent"
+    finally:
+        subprocess.run(["umount", "-lq", target], check=False, timeout=PATIENCE_S)
+    # pytest's directory is root's alone: root sees what it is, those who are asked for do not.
+    assert client.inspect_access(str(target)) == RepositoryAccess(is_directory=False, agent=False, qemu=False)
+    assert client.inspect_access("/") == RepositoryAccess(is_directory=True, agent=False, qemu=True)
+    for bad in (
+        ("x", str(elsewhere), "tmpfs", ""),
+        ("x", str(root / "mnt" / "absent"), "tmpfs", ""),
+        ("x", str(target), "fuse.bash", ""),
+        ("x", str(target), "tmpfs", "suid"),
+    ):
+        with pytest.raises(BadParameter):
+            client.mount(*bad)
+    with pytest.raises(BadParameter):
+        client.unmount("/", force=True, lazy=True)
+    with pytest.raises(CommandFailed):
+        client.mount(str(tmp_path / "absent"), str(target), "ext4", "loop")
+    assert not target.is_mount()
+    assert not elsewhere.is_mount()
+
+
 # Errors, in one process: what an implementation raises is what the client raises
 
 
@@ -700,16 +743,62 @@ def test_internal_error_tells_its_kind_and_no_content(serve) -> None:  # type: i
 def test_full_pool_says_busy_and_keeps_the_connection(serve) -> None:  # type: ignore[no-untyped-def]
     implementation = Raising(KeyError())
     client = serve(implementation, workers=1, queue=0)
-    pending = threads.start("pending", client.hardware)
-    wait_for(lambda: is_busy(client))
+    # The worker of the call before may have a moment to go yet.
+    pending = threads.start("pending", wait_for, lambda: not is_busy(client.hardware))
+    wait_for(lambda: is_busy(lambda: client.inspect_path("/")))
     implementation.go_on.set()
     pending.join(PATIENCE_S)
-    wait_for(lambda: not is_busy(client))
+    wait_for(lambda: not is_busy(lambda: client.inspect_path("/")))
 
 
-def is_busy(client: PrivilegedClient) -> bool:
+def is_busy(call: Callable[[], object]) -> bool:
     try:
-        client.inspect_path("/")
+        call()
     except Busy:
         return True
     return False
+
+
+class Hanging(LocalPrivileged):
+    """The real implementation, but that mounts wait for a server that does not come."""
+
+    def __init__(self) -> None:
+        super().__init__(call_deadline_s=PATIENCE_S, kvm_probe_s=1)
+        self.mounts: list[str] = []
+        self.go_on = threading.Event()
+
+    def mount(self, source: str, target: str, vfs_type: str, options: str) -> MountOutcome:
+        self.mounts.append(target)
+        assert self.go_on.wait(PATIENCE_S)
+        return "mounted"
+
+
+def test_hanging_mounts_keep_nobody_else_waiting(serve) -> None:  # type: ignore[no-untyped-def]
+    implementation = Hanging()
+    client = serve(implementation, workers=1, mount_workers=2, queue=0)
+    pending = [threads.start("pending", client.mount, "x", f"/{number}", "nfs", "") for number in range(2)]
+    wait_for(lambda: len(implementation.mounts) == 2)
+    with pytest.raises(Busy):
+        client.mount("x", "/y", "nfs", "")
+    wait_for(lambda: not is_busy(lambda: client.inspect_path("/")))
+    assert all(thread.is_alive() for thread in pending)
+    implementation.go_on.set()
+    for thread in pending:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+def test_mounts_may_take_longer_than_other_calls(serve, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    implementation = Hanging()
+    serve(implementation)
+    client = PrivilegedClient(tmp_path / "svdsm.sock", 0.1, mount_deadline_s=PATIENCE_S)
+    timer = threading.Timer(0.5, implementation.go_on.set)
+    timer.start()
+    assert client.mount("x", "/x", "nfs", "") == "mounted"
+    hasty = PrivilegedClient(tmp_path / "svdsm.sock", 0.1, mount_deadline_s=0.1)
+    implementation.go_on.clear()
+    try:
+        with pytest.raises(Unfinished, match="supervdsm mount"):
+            hasty.mount("x", "/x", "nfs", "")
+    finally:
+        implementation.go_on.set()
