@@ -56,11 +56,17 @@ class ContentMover:
     def amend(self, volume: VolumeRef, compatibility: str) -> None:
         self._call("amend", volume, compatibility)
 
-    def add_bitmap(self, volume: VolumeRef, name: str) -> None:
-        self._call("add", volume, name)
+    def sparsify(self, volume: VolumeRef) -> None:
+        self._call("sparsify", volume)
 
-    def remove_bitmap(self, volume: VolumeRef, name: str) -> None:
-        self._call("remove", volume, name)
+    def inherit_bitmaps(self, source: VolumeRef, target: VolumeRef) -> None:
+        self._call("inherit", source, target)
+
+    def add_bitmap(self, volume: VolumeRef, bitmap: str) -> None:
+        self._call("add", volume, bitmap)
+
+    def remove_bitmap(self, volume: VolumeRef, bitmap: str) -> None:
+        self._call("remove", volume, bitmap)
 
     def clear_bitmaps(self, volume: VolumeRef) -> None:
         self._call("clear", volume)
@@ -104,7 +110,7 @@ class MemoryWorld:
             self.lock,
         )
         self.mover = ContentMover(self.backend)
-        self.kinds = image_kinds(self.find, self.mover)
+        self.kinds = image_kinds(self.find, self.mover, self.mover)
         self.jobs = job_kinds(Guard(self.find, self.mover, lambda _: 1), self.mover)
         self.locks = Locks()
 

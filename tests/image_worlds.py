@@ -27,6 +27,7 @@ from vdsm.storage.local_lock import LocalLock
 from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.mover import QemuImages
 from vdsm.storage.plans import NewVolume
+from vdsm.storage.volume_tools import QemuTools
 
 MIB = 1 << 20
 DOMAIN = DomainId("d0000000-0000-4000-8000-000000000001")
@@ -106,7 +107,8 @@ def open_world(base: Path, files: FileAccess | None = None) -> World:
         return domain
 
     mover = QemuImages(find)
-    return World(domain, mover, image_kinds(find, mover), job_kinds(Guard(find, mover, lambda _: 1), mover))
+    tools = QemuTools(mover)
+    return World(domain, mover, image_kinds(find, mover, tools), job_kinds(Guard(find, mover, lambda _: 1), tools))
 
 
 def file_journal(base: Path, files: FileAccess | None = None) -> FileJournal:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.privileged.calls import Privileged
 from vdsm.services.notifications import Notifications
+from vdsm.services.own_storage import OwnStorage, StorageParts
 from vdsm.services.ovf_store import OvfStore, stream_kinds
 from vdsm.services.served_volumes import DomainVolumes
 from vdsm.services.storage_connections import StorageConnectionService
@@ -63,6 +64,7 @@ from vdsm.storage.preparing import Preparer
 from vdsm.storage.repository import Repository
 from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
 from vdsm.storage.tasks import Tasks
+from vdsm.storage.volume_tools import QemuTools
 from vdsm.system.sanlock import Daemon
 
 log = logging.getLogger(__name__)
@@ -118,13 +120,14 @@ class Storage:
 
     def _wire_operations(self, workers: int) -> None:
         find = self.domains.find
-        self._kinds = image_kinds(find, self.data)
+        tools = QemuTools(self.data)
+        self._kinds = image_kinds(find, self.data, tools)
         self._copies = copy_kinds(Copier(find, self.data))
         streams = stream_kinds(DomainVolumes(find))
         self.leases = ExternalLeases(find, self._sanlock, self._host_id)
         self._lease_kinds = self.leases.kinds()
         guard = Guard(find, self.data, lambda _: self._host_id())
-        self._job_kinds, self._copy_data = job_kinds(guard, self.data), copy_data(guard, self.data)
+        self._job_kinds, self._copy_data = job_kinds(guard, tools), copy_data(guard, self.data)
         self.jobs = Jobs(
             [*self._job_kinds.all(), self._copy_data],
             HostJournal(self._journals / "jobs"),
@@ -226,6 +229,18 @@ class Storage:
         self._domain_operations.stop(_STOP_S)
         self.monitors.stop(_STOP_S)
         self.helpers.stop(_STOP_S)
+
+    def own(self, place: Path, host_id: int, in_use: Callable[[DomainId], bool]) -> OwnStorage:
+        """The storage that this host manages by itself, remembered at ``place``."""
+        parts = StorageParts(
+            connections=self.connections,
+            domains=self.domains,
+            pools=self.pools,
+            tasks=self.tasks,
+            monitors=self.monitors,
+            host_id=host_id,
+        )
+        return OwnStorage(place, parts, in_use)
 
     def helper_stats(self) -> list[HelperStats]:
         """What the helper processes do."""

@@ -226,3 +226,17 @@ def test_live_merge_is_written_down_from_what_the_hypervisor_knows(world: Memory
         known.synchronize(leaf.image, [leaf.volume_id, base.volume_id])
     with pytest.raises(NoSuchImage):
         known.synchronize(world.ref(9, 1).image, [middle.volume_id])
+
+
+def test_new_volume_gets_the_bitmaps_that_are_asked_for(world: MemoryWorld) -> None:
+    parent = create(world, world.ref(1, 1))
+    child = create(world, world.ref(1, 2), parent, inherit_bitmaps=True, bitmap="backup")
+    assert world.mover.called == [("inherit", parent, child), ("add", child, "backup")]
+    for wrong in ({"inherit_bitmaps": True}, {"bitmap": "b", "format": VolumeFormat.RAW}):
+        view = run(world, world.kinds.create_volume, new(world.ref(2, 1), **wrong))
+        assert view.fault is not None
+        assert view.fault.code == 2009
+    world.mover.fails = Failed("adding", "no")
+    view = run(world, world.kinds.create_volume, new(world.ref(3, 1), bitmap="b"))
+    assert view.phase is Phase.UNDONE
+    assert world.backend.homes(world.ref(3, 1).volume_id) == ()

@@ -72,8 +72,6 @@ class VolumeService:
         bitmap: str | None = None,
     ) -> str:
         """Make a volume."""
-        if add_bitmaps or bitmap is not None:
-            raise UnsupportedOperation("a new volume with bitmaps")
         request = CreateVolume(
             domain_id=parse_domain_id(domain_id),
             image_id=parse_image_id(image_id),
@@ -88,6 +86,8 @@ class VolumeService:
             description=description,
             disk_type=disk_type,
             sequence=sequence,
+            inherit_bitmaps=add_bitmaps,
+            bitmap=bitmap,
         )
         with self._gates.place(request.domain_id):
             return self._spm.submit(pool_id, self._kinds.create_volume, request)

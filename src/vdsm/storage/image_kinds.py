@@ -17,6 +17,7 @@ from vdsm.storage.mover import FindDomain
 from vdsm.storage.planned import Carrier, Decided, Decision, Manner, planned_kind
 from vdsm.storage.steps import RemoveImage
 from vdsm.storage.volume_kinds import (
+    BitmapTools,
     CreateVolume,
     DeleteVolumes,
     ExtendVolume,
@@ -65,16 +66,17 @@ class ImageKinds:
         ))
 
 
-def image_kinds(find: FindDomain, mover: DataMover) -> ImageKinds:
+def image_kinds(find: FindDomain, mover: DataMover, tools: BitmapTools | None = None) -> ImageKinds:
     """Make the kinds.
 
     Args:
         find: the handle on a domain.
         mover: who changes the data of images.
+        tools: who makes the bitmaps of new volumes; without, they are refused.
     """
     carrier = Carrier(find, mover)
     return ImageKinds(
-        create_volume(carrier),
+        create_volume(carrier, tools),
         delete_volumes(carrier),
         delete_image(carrier),
         extend_volume(carrier),

@@ -40,10 +40,17 @@ class VolumeTools(Protocol):
     def amend(self, volume: VolumeRef, compatibility: str) -> None:
         """Rewrite the header for a version of the format."""
 
-    def add_bitmap(self, volume: VolumeRef, name: str) -> None:
-        """Begin a bitmap."""
+    def sparsify(self, volume: VolumeRef) -> None:
+        """Give what holds nothing in a volume back to the storage, in place."""
 
-    def remove_bitmap(self, volume: VolumeRef, name: str) -> None:
+    def add_bitmap(self, volume: VolumeRef, bitmap: str) -> None:
+        """Begin a bitmap.
+
+        Raises:
+            UnsupportedOperation: a volume of the chain has one of this name.
+        """
+
+    def remove_bitmap(self, volume: VolumeRef, bitmap: str) -> None:
         """Take a bitmap away; nothing if it is not there."""
 
     def clear_bitmaps(self, volume: VolumeRef) -> None:
@@ -51,10 +58,6 @@ class VolumeTools(Protocol):
 
     def merge_bitmaps(self, top: VolumeRef, base: VolumeRef) -> None:
         """Add what the top's bitmaps noted to the base's, and those bitmaps that the base lacks."""
-
-
-Sparsify = Callable[[VolumeRef], None]
-"""Gives what holds nothing in a volume back to the storage, in place."""
 
 
 class MergeJob(Subchain, frozen=True, kw_only=True):
@@ -135,22 +138,12 @@ class JobKinds:
         ]
 
 
-def no_sparsify(volume: VolumeRef) -> None:
-    """``Sparsify`` on a host that has no tool for it.
-
-    Raises:
-        UnsupportedOperation: always.
-    """
-    raise UnsupportedOperation(f"volume {volume.volume_id} cannot be made sparse: this host has no tool for it")
-
-
-def job_kinds(guard: Guard, tools: VolumeTools, sparsify: Sparsify = no_sparsify) -> JobKinds:
+def job_kinds(guard: Guard, tools: VolumeTools) -> JobKinds:
     """Make the kinds.
 
     Args:
         guard: who carries plans out under leases.
         tools: who changes volumes.
-        sparsify: see Sparsify.
     """
 
     def on_volume(
@@ -175,7 +168,9 @@ def job_kinds(guard: Guard, tools: VolumeTools, sparsify: Sparsify = no_sparsify
         amend_volume=on_volume(
             "amend_volume", AmendVolume, _check_amend, lambda job: tools.amend(job.volume, job.compatibility)
         ),
-        sparsify_volume=on_volume("sparsify_volume", VolumeJob, _check_sparsify, lambda job: sparsify(job.volume)),
+        sparsify_volume=on_volume(
+            "sparsify_volume", VolumeJob, _check_sparsify, lambda job: tools.sparsify(job.volume)
+        ),
         add_bitmap=on_volume(
             "add_bitmap", BitmapJob, _check_bitmap, lambda job: tools.add_bitmap(job.volume, job.bitmap)
         ),

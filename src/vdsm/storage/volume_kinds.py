@@ -9,10 +9,13 @@ updateVolumeSize   qcow2, which nobody has open: metadata says 0, the header is 
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final, Protocol
 
 from vdsm.base.clock import now_utc
-from vdsm.operations.kinds import Kind, Policy
+from vdsm.operations.kinds import Kind, Policy, Run, Step
 from vdsm.operations.locks import Mode, Resource, Wants
 from vdsm.storage import plans, scope, wants
 from vdsm.storage.domain import Domain
@@ -34,6 +37,16 @@ from vdsm.storage.steps import Change, GrowData, Images, Plan, Resize, apply
 _MARKED: Final = Manner(Policy.RESUME, pivot=Change)
 
 
+class BitmapTools(Protocol):
+    """Who makes the bitmaps of new volumes."""
+
+    def inherit_bitmaps(self, source: VolumeRef, target: VolumeRef) -> None:
+        """Begin in a new volume those bitmaps that are enabled and whole in what it stands on. Again is the same."""
+
+    def add_bitmap(self, volume: VolumeRef, bitmap: str) -> None:
+        """Begin a bitmap."""
+
+
 class CreateVolume(Decided, frozen=True, kw_only=True):
     """A volume that is asked for.
 
@@ -43,6 +56,8 @@ class CreateVolume(Decided, frozen=True, kw_only=True):
         parent_id: the leaf of the image, or a template; None when it stands on nothing.
         initial_size: bytes of room, for block storage.
         legal: False for what is filled by a copy or an upload.
+        inherit_bitmaps: it gets those of its parent, empty.
+        bitmap: one that it gets.
     """
 
     domain_id: DomainId
@@ -58,6 +73,8 @@ class CreateVolume(Decided, frozen=True, kw_only=True):
     description: str = ""
     disk_type: str = DiskType.DATA
     sequence: int = 0
+    inherit_bitmaps: bool = False
+    bitmap: str | None = None
 
     @property
     def volume(self) -> VolumeRef:
@@ -103,16 +120,30 @@ class ExtendVolume(Decided, frozen=True, kw_only=True):
         return VolumeRef(self.domain_id, self.image_id, self.volume_id)
 
 
-def create_volume(carrier: Carrier) -> Kind[CreateVolume]:
-    """The kind createVolume."""
-    return planned_kind(
+def create_volume(carrier: Carrier, tools: BitmapTools | None = None) -> Kind[CreateVolume]:
+    """The kind createVolume; without ``tools`` it refuses bitmaps."""
+
+    def decide(domain: Domain, given: CreateVolume) -> Decision:
+        if given.inherit_bitmaps or given.bitmap:
+            _check_bitmaps(domain, given, able=tools is not None)
+        return _decide_create(domain, given)
+
+    kind = planned_kind(
         "createVolume",
         CreateVolume,
-        _decide_create,
+        decide,
         _wants_create,
         domain_of=lambda given: given.domain_id,
         carrier=carrier,
     )
+
+    def plan(given: CreateVolume) -> Sequence[Step]:
+        steps = kind.plan(given)
+        if tools is None or not (given.inherit_bitmaps or given.bitmap):
+            return steps
+        return [*steps, Step("begin its bitmaps", partial(_begin_bitmaps, tools, given))]
+
+    return replace(kind, plan=plan)
 
 
 def delete_volumes(carrier: Carrier) -> Kind[DeleteVolumes]:
@@ -185,6 +216,27 @@ def _decide_create(domain: Domain, given: CreateVolume) -> Decision:
     # What cannot be written is refused now and not after its data was made.
     encode_volume(new.metadata(), domain.version)
     return found, plan
+
+
+def _begin_bitmaps(tools: BitmapTools, given: CreateVolume, _: Run) -> None:
+    if given.inherit_bitmaps and given.parent is not None:
+        tools.inherit_bitmaps(_beside(given.volume, given.parent), given.volume)
+    if given.bitmap:
+        tools.add_bitmap(given.volume, given.bitmap)
+
+
+def _beside(volume: VolumeRef, parent: VolumeRef) -> VolumeRef:
+    """What a volume stands on, in its own image: a template is linked into it."""
+    return VolumeRef(volume.domain_id, volume.image_id, parent.volume_id)
+
+
+def _check_bitmaps(domain: Domain, given: CreateVolume, *, able: bool) -> None:
+    if given.format is not VolumeFormat.COW:
+        raise UnsupportedOperation("bitmaps are for qcow2")
+    if given.inherit_bitmaps and given.parent is None:
+        raise UnsupportedOperation("without a parent there are no bitmaps to be inherited")
+    if domain.version < 4 or not able:
+        raise UnsupportedOperation(f"domain {domain.id} is of version {domain.version}, and has no bitmaps")
 
 
 def _decide_delete(domain: Domain, given: DeleteVolumes) -> Decision:

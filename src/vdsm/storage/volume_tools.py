@@ -18,7 +18,7 @@ _GRANULARITY: Final = 64 << 10
 
 
 class QemuTools:
-    """``job_kinds.VolumeTools`` and ``job_kinds.BitmapMerger``.
+    """``job_kinds.VolumeTools`` and ``volume_kinds.BitmapTools``.
 
     Args:
         images: who opens images.
@@ -50,6 +50,22 @@ class QemuTools:
                 opened.path, bitmap, granularity=_GRANULARITY, enabled=True, timeout_s=self._patience.change_s
             )
 
+    def inherit_bitmaps(self, source: VolumeRef, target: VolumeRef) -> None:
+        """See BitmapTools."""
+        with self._images.opened(source) as above, self._images.opened(target) as below:
+            known = self._bitmaps(below)
+            for bitmap in self._bitmaps(above).values():
+                if bitmap.in_use or not bitmap.enabled or bitmap.name in known:
+                    continue
+                with changing(f"adding bitmap {bitmap.name} to {target.volume_id}"):
+                    changes.add_bitmap(
+                        below.path,
+                        bitmap.name,
+                        granularity=bitmap.granularity,
+                        enabled=True,
+                        timeout_s=self._patience.change_s,
+                    )
+
     def remove_bitmap(self, volume: VolumeRef, bitmap: str) -> None:
         """See VolumeTools."""
         with self._images.opened(volume) as opened, changing(f"removing bitmap {bitmap} of {volume.volume_id}"):
@@ -63,7 +79,7 @@ class QemuTools:
                 changes.remove_bitmap(opened.path, bitmap, timeout_s=self._patience.change_s)
 
     def merge_bitmaps(self, top: VolumeRef, base: VolumeRef) -> None:
-        """See BitmapMerger. What was not closed well is left out: QEMU cannot use it."""
+        """See VolumeTools. What was not closed well is left out: QEMU cannot use it."""
         with self._images.opened(top) as above, self._images.opened(base) as below:
             known = self._bitmaps(below)
             for bitmap in self._bitmaps(above).values():
