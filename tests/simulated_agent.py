@@ -147,6 +147,7 @@ def simulated_agent(directory: Path) -> Iterator[SimulatedAgent]:
         f"pki_dir = '{directory}/pki'\n"
         f"[users]\nuser = 'nobody'\n[listen]\naddress = '127.0.0.1'\nport = 0\ngroup = '{group}'\n"
         f"[virt]\ndisk_dirs = ['{directory}/images']\nautostart = false\ndomain_type = 'qemu'\n"
+        f"[transfers]\nport = 0\n"
         f"[storage]\nrepository_dir = '{directory}/rhev'\nhealth_check_interval_s = 1.0\n"
     )
     helper = subprocess.Popen([sys.executable, "-m", "vdsm.privileged", "--config", str(config)])

@@ -32,8 +32,6 @@ DEV_PACKAGES = (
     "procps",
     "mmdebstrap",
     "kmod",
-    "gcc",
-    "libc6-dev",
     "bindfs",
 )
 
