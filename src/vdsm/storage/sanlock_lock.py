@@ -34,6 +34,9 @@ from vdsm.system.sanlock import Connection, Daemon, Host, HostState, SanlockFail
 
 # A host that has not renewed its id for so many io_timeouts is ended by its own sanlock; others wait 60 s more.
 _RENEWAL_FAILS: Final = 8
+# What a host that has just joined has at least: with its first renewal, two of them later, it looks at all hosts. If
+# that never succeed, sanlock gives the lockspace up, and this adds less than the others still wait.
+_JUST_JOINED: Final = 3
 _POLL_S: Final = 0.2
 # Owners of these states have nothing any more.
 _GONE: Final = frozenset({HostState.DEAD, HostState.FREE})
@@ -227,7 +230,12 @@ class SanlockLock:
         rate = self._settings.clock_rate
         with _told(f"asking for host {host_id} of domain {self._domain_id}"):
             now_s = monotonic_s() * rate
-            mine = self._daemon.hosts(self._domain_id, host_id)
+            try:
+                mine = self._daemon.hosts(self._domain_id, host_id)
+            except SanlockFailed as error:
+                if error.number == errno.EAGAIN:
+                    return _JUST_JOINED * self._settings.io_timeout_s / rate
+                raise
         if not mine or not mine[0].timestamp_s:
             raise LeaseFailed(f"asking for host {host_id}", f"it has not joined domain {self._domain_id}")
         return (mine[0].timestamp_s + _RENEWAL_FAILS * mine[0].io_timeout_s - now_s) / rate

@@ -5,7 +5,7 @@ this process; other hosts take the lease 60 s later, because by then a hardware 
 could not do so. What has to be shown is that nothing is written after ``valid`` + 60 s, whatever stood still meanwhile.
 
     storage lost      Renewals fail. At ``valid`` sanlock sends SIGTERM, and SIGKILL after its grace. Nothing is written
-                      in between, nor by the orderly end that SIGTERM begins: the gate's clock shuts it, asking nobody.
+                      in between, nor by the orderly end that SIGTERM begins: the gate has a clock, and asks nobody.
     sanlock is gone   Nobody renews. The connection breaks, the next look here (2 s) finds it, or the gate's clock.
     process stopped   (SIGSTOP) sanlock goes on renewing, so the lease is kept; no harm is done. If it is lost as well,
                       sanlock's SIGKILL ends a stopped process, too.
@@ -51,12 +51,17 @@ class Watchdog:
         gate: the open gate.
         lost: called in a thread of its own, once, when the lease is lost; the gate is shut by then.
         interval_s: seconds between two looks; each costs two questions to the keeper and one sector.
+        patience_s: seconds after the lease's time in which a late renewal is still waited for; writes are refused
+            meanwhile. The keeper knows of its renewals one renewal late, which is 2 io_timeouts.
     """
 
-    def __init__(self, gate: WriteGate, lost: Callable[[str], None], *, interval_s: float = 2.0) -> None:
+    def __init__(
+        self, gate: WriteGate, lost: Callable[[str], None], *, interval_s: float = 2.0, patience_s: float = 20.0
+    ) -> None:
         self._gate: Final = gate
         self._lost: Final = lost
         self._interval_s: Final = interval_s
+        self._patience_s: Final = patience_s
         self._stopped: Final = threading.Event()
         self._thread: threads.Thread | None = None
 
@@ -89,7 +94,7 @@ class Watchdog:
         except VdsmError as error:
             # Storage or keeper may come back in time.
             log.warning("cannot look at the SPM's lease: %s", error)
-            if not self._gate.expired:
+            if self._gate.overdue_s < self._patience_s:
                 return None
             return self._shut(f"its time is over, and {error}")
         except Exception as error:  # the top of a thread that must not die in silence

@@ -1,14 +1,14 @@
-"""What lets the SPM write: open while its lease is certain, and shut for good the moment that it is not.
+"""What lets the SPM write: only while its lease is certain; shut for good once it is known to be lost.
 
     gate = WriteGate(lock, lock.sdm, host_id, leader)      after the lease was taken
     gate.open()
-    gate.check()                                           before each write; LeaseLost: it is not made
+    gate.check()                                           before each write; what it raises is why it is not made
 
 ``check`` asks three things, the cheap ones first:
 
     shut already                     somebody found out before
     the time is over                 the keeper's last renewal is so long ago that others may soon take the lease;
-                                     no question to anybody as long as there is time left
+                                     no question to anybody as long as there is time left. Renewed late, there is again
     the storage names another owner  one sector of the lease is read: also right where clocks stood still, as in a
                                      virtual machine that was paused
 
@@ -30,7 +30,7 @@ from vdsm.storage import guard
 from vdsm.storage.backend import Area
 from vdsm.storage.clusterlock import ClusterLock
 from vdsm.storage.domain import Domain
-from vdsm.storage.errors import LeaseLost
+from vdsm.storage.errors import LeaseFailed, LeaseLost
 from vdsm.storage.formats.leases import Leader, LeaseRecord, decode_leader
 from vdsm.storage.sanlock_lock import SanlockLock
 
@@ -69,9 +69,9 @@ class WriteGate:
         self._shut: str | None = "it was not opened"
 
     @property
-    def expired(self) -> bool:
-        """Whether the time that the keeper has confirmed is over."""
-        return self._clock() >= self._until_s
+    def overdue_s(self) -> float:
+        """Seconds since the time that the keeper has confirmed was over; below 0 while it is not."""
+        return self._clock() - self._until_s
 
     def open(self) -> None:
         """Begin: the lease has just been taken.
@@ -101,24 +101,24 @@ class WriteGate:
         """Ask the keeper, and move the time on.
 
         Raises:
-            LeaseLost: the lease is not held any more, or its time is over; the gate is shut.
-            LeaseFailed: the keeper does not answer; what it said before holds until its time is over.
+            LeaseLost: the lease is not held any more; the gate is shut.
+            LeaseFailed: the time is over; or the keeper does not answer, what it said before holds until its time is.
         """
         began = self._clock()
         if not self._lock.holds(self._lease):
             self._lose("the lock's keeper says that this process does not hold it, or is gone")
         left = self._lock.valid_for_s(self._host_id)
-        if left <= 0:
-            self._lose(f"this host has not renewed its id in time, by {-left:.0f} s")
         with self._mutex:
             self._until_s = max(self._until_s, began + left)
+        if left <= 0:
+            raise LeaseFailed(self._what, f"this host should have renewed its id {-left:.1f} s ago")
 
     def check(self) -> None:
         """Refuse what must not be written; see the module.
 
         Raises:
             LeaseLost: the lease is lost; the gate is shut.
-            LeaseFailed: the time is over and the keeper does not answer.
+            LeaseFailed: the time is over, or the keeper does not answer; it may be better later.
             VdsmError: the storage does not answer.
         """
         self._check_time()
@@ -129,7 +129,7 @@ class WriteGate:
     def _check_time(self) -> None:
         if self._shut is not None:
             raise LeaseLost(self._what, self._shut)
-        if self.expired:
+        if self.overdue_s >= 0:
             self.confirm()
 
     def _compare(self, found: Leader) -> None:

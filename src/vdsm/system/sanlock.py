@@ -33,7 +33,7 @@ from vdsm.base.threads import Pool
 R = TypeVar("R")
 
 # Numbers of sanlock's own, all of them: another host, or another process of this host, has the lease.
-_HELD: Final = frozenset({-212, -213, -243, -244, -245, -246, -247, errno.EAGAIN, errno.EEXIST})
+_HELD: Final = frozenset({-212, -213, -243, -244, -245, -246, -247, errno.EAGAIN, errno.EEXIST, errno.EBUSY})
 # There is no lease, or that of another name, where one was looked for.
 _NO_LEASE: Final = frozenset({-223, -224, -226, -227})
 _AWAY: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT, errno.EPIPE, errno.ECONNRESET, errno.EBADF})
@@ -160,7 +160,9 @@ class Daemon:
         """Begin to join. What was begun, or done, already with the same host id and path is fine."""
 
         def add(module: ModuleType) -> None:
-            module.add_lockspace(name, host_id, spot.path, offset=spot.offset, iotimeout=io_timeout_s, wait=False)
+            module.add_lockspace(
+                name.encode(), host_id, spot.path, offset=spot.offset, iotimeout=io_timeout_s, wait=False
+            )
 
         try:
             self.slow(f"joining lockspace {name} as host {host_id}", add)
@@ -172,7 +174,7 @@ class Daemon:
         """Whether the host is in; None on its way in or out."""
 
         def inquire(module: ModuleType) -> bool | None:
-            found: bool | None = module.inq_lockspace(name, host_id, spot.path, offset=spot.offset, wait=False)
+            found: bool | None = module.inq_lockspace(name.encode(), host_id, spot.path, offset=spot.offset, wait=False)
             return found
 
         return self.quick(f"asking for lockspace {name}", inquire)
@@ -181,7 +183,7 @@ class Daemon:
         """Leave; nothing if the host is not in. EBUSY while leases are held."""
 
         def remove(module: ModuleType) -> None:
-            module.rem_lockspace(name, host_id, spot.path, offset=spot.offset, wait=True, unused=True)
+            module.rem_lockspace(name.encode(), host_id, spot.path, offset=spot.offset, wait=True, unused=True)
 
         try:
             self.slow(f"leaving lockspace {name}", remove)
@@ -192,13 +194,15 @@ class Daemon:
     def hosts(self, name: str, host_id: int = 0) -> list[Host]:
         """The hosts of a lockspace that this host is in: one, or all that are not free."""
         what = f"asking for the hosts of lockspace {name}"
-        return self.quick(what, lambda module: _hosts(module, module.get_hosts(name, host_id)))
+        return self.quick(what, lambda module: _hosts(module, module.get_hosts(name.encode(), host_id)))
 
     def set_event(self, name: str, host_id: int, event: int, data: int = 0) -> None:
         """Show an event to a host of a lockspace with the next renewal."""
 
         def show(module: ModuleType) -> None:
-            module.set_event(name, host_id, 0, event, data, module.SETEV_CUR_GENERATION | module.SETEV_REPLACE_EVENT)
+            module.set_event(
+                name.encode(), host_id, 0, event, data, module.SETEV_CUR_GENERATION | module.SETEV_REPLACE_EVENT
+            )
 
         self.quick(f"telling host {host_id} of lockspace {name}", show)
 
@@ -209,7 +213,12 @@ class Daemon:
 
         def write(module: ModuleType) -> None:
             module.write_lockspace(
-                name, spot.path, offset=spot.offset, iotimeout=io_timeout_s, align=spot.align, sector=spot.sector
+                name.encode(),
+                spot.path,
+                offset=spot.offset,
+                iotimeout=io_timeout_s,
+                align=spot.align,
+                sector=spot.sector,
             )
 
         self.slow(f"formatting lockspace {name}", write)
@@ -218,7 +227,9 @@ class Daemon:
         """Format a lease; empty names leave none there."""
 
         def write(module: ModuleType) -> None:
-            module.write_resource(lockspace, resource, [(spot.path, spot.offset)], align=spot.align, sector=spot.sector)
+            module.write_resource(
+                lockspace.encode(), resource.encode(), [(spot.path, spot.offset)], align=spot.align, sector=spot.sector
+            )
 
         self.slow(f"formatting lease {resource or 'nothing'} of lockspace {lockspace}", write)
 
@@ -236,7 +247,9 @@ class Daemon:
 
         def read(module: ModuleType) -> list[Host]:
             disks = [(spot.path, spot.offset)]
-            found = module.read_resource_owners(lockspace, resource, disks, align=spot.align, sector=spot.sector)
+            found = module.read_resource_owners(
+                lockspace.encode(), resource.encode(), disks, align=spot.align, sector=spot.sector
+            )
             return _hosts(module, found)
 
         return self.slow(f"reading who has the lease {resource}", read)
@@ -245,7 +258,7 @@ class Daemon:
         """The value of a lease that is held with its value."""
 
         def read(module: ModuleType) -> bytes:
-            found: bytes = module.get_lvb(lockspace, resource, [(spot.path, spot.offset)], size)
+            found: bytes = module.get_lvb(lockspace.encode(), resource.encode(), [(spot.path, spot.offset)], size)
             return found
 
         return self.slow(f"reading the value of lease {resource}", read)
@@ -253,7 +266,10 @@ class Daemon:
     def write_value(self, lockspace: str, resource: str, spot: Spot, value: bytes) -> None:
         """Set the value of a lease that is held with its value; on storage when it is released."""
         what = f"writing the value of lease {resource}"
-        self.slow(what, lambda module: module.set_lvb(lockspace, resource, [(spot.path, spot.offset)], value))
+        self.slow(
+            what,
+            lambda module: module.set_lvb(lockspace.encode(), resource.encode(), [(spot.path, spot.offset)], value),
+        )
 
     # -- calls
 
@@ -370,7 +386,9 @@ class Connection:
         """
 
         def take(module: ModuleType) -> None:
-            module.acquire(lockspace, resource, [(spot.path, spot.offset)], slkfd=self._number, lvb=value)
+            module.acquire(
+                lockspace.encode(), resource.encode(), [(spot.path, spot.offset)], slkfd=self._number, lvb=value
+            )
 
         try:
             self._in_turn(f"taking lease {resource}", take, self._deadlines.acquire_s)
@@ -384,7 +402,7 @@ class Connection:
         """Give a lease back; nothing if it is not held."""
 
         def give(module: ModuleType) -> None:
-            module.release(lockspace, resource, [(spot.path, spot.offset)], slkfd=self._number)
+            module.release(lockspace.encode(), resource.encode(), [(spot.path, spot.offset)], slkfd=self._number)
 
         try:
             self._in_turn(f"giving lease {resource} back", give, self._deadlines.storage_s)
