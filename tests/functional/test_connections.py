@@ -69,7 +69,7 @@ class Host:
 def make_host(folder: Path, *, mount_deadline_s: float = PATIENCE_S, fuse: tuple[str, ...] = ("bindfs",)) -> Host:
     repository = Repository(str(folder / "dc"), str(folder / "run"))
     mounting = Mounting(
-        MountRules(repository.root, fuse),
+        MountRules(str(Path(repository.root).resolve()), fuse),
         AGENT,
         QEMU,
         mount_deadline_s=mount_deadline_s,
@@ -341,6 +341,35 @@ def test_connect_and_disconnect_at_once_end_in_one_of_both(host: Host) -> None:
     codes = threads.tmap(turn, range(20), workers=6, timeout_s=PATIENCE_S)
     assert codes == [[0]] * 20
     assert mounts_on(host.place(connection)) == host.place(connection).exists()
+
+
+def test_mount_that_came_up_late_is_listed_and_looked_at_before_it_is_used(host: Host) -> None:
+    real = host.privileged.mount
+
+    def late(source: str, target: str, vfs_type: str, options: str) -> MountOutcome:
+        real(source, target, vfs_type, options)
+        raise Unfinished("mount", 1.0)
+
+    host.privileged.mount = late  # type: ignore[method-assign]
+    closed, opened = tmpfs("closed", "mode=700", ident="closed"), tmpfs("open", ident="open")
+    assert host.connect(closed, opened) == [477, 477]
+    assert [found.spec for found in host.connections.mounts()] == ["closed", "open"]
+    host.privileged.mount = real  # type: ignore[method-assign]
+    assert host.connect(closed, opened) == [469, 0]
+    assert [found.spec for found in host.connections.mounts()] == ["open"]
+
+
+def test_repository_behind_a_link(folder: Path) -> None:
+    (folder / "real").mkdir()
+    (folder / "rhev").symlink_to(folder / "real")
+    host = make_host(folder / "rhev")
+    mounted, linked = tmpfs("store"), local(host.directory("data"), "2")
+    for _ in range(2):
+        assert host.connect(mounted, linked) == [0, 0]
+    assert {found.path for found in host.restarted().mounts()} == {str(host.place(mounted)), str(host.place(linked))}
+    assert mounts_on(host.place(mounted)) == 1
+    assert host.disconnect(mounted, linked) == [0, 0]
+    assert host.connections.mounts() == []
 
 
 # The root helper

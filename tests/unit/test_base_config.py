@@ -24,6 +24,9 @@ def test_options_override_their_defaults_only() -> None:
     assert made.virt.disk_dirs == ("/a", "/b")
     assert made.virt.monitor_interval_s == Config().virt.monitor_interval_s
     assert made.log_file("vdsmd") is None
+    assert Config().image_links == "/run/vdsm/storage"
+    assert parse("[paths]\nrun_dir = '/r'").image_links == "/r/storage"
+    assert parse("[storage]\nimage_link_dir = '/l'\nnfs_version = '4.1'").image_links == "/l"
     assert Config().log_file("vdsmd") == Path("/var/log/vdsm/vdsmd.log")
 
 
@@ -42,6 +45,15 @@ def test_options_override_their_defaults_only() -> None:
         ("[listen]\ntls = 'no'", "listen.tls"),
         ("[log]\nlevel = 'LOUD'", "log.level"),
         ("[supervdsm]\ncall_deadline_s = -1", "supervdsm.call_deadline_s"),
+        ("[storage]\nrepository_dir = 'rhev'", "storage.repository_dir"),
+        ("[storage]\nrepository_dir = '/rhev/'", "storage.repository_dir"),
+        ("[storage]\nmount_deadline_s = 0", "storage.mount_deadline_s"),
+        ("[storage]\nsanlock_io_timeout_s = 61", "storage.sanlock_io_timeout_s"),
+        ("[storage]\nnfs_version = '2'", "storage.nfs_version"),
+        ("[storage]\nnfs_version = '3,suid'", "storage.nfs_version"),
+        ("[storage]\nnfs_retrans = -1", "storage.nfs_retrans"),
+        ("[storage]\nfuse_types = 'glusterfs'", "storage.fuse_types"),
+        ("[storage]\ntasks = 0", "storage.tasks"),
         ("[virt", "config"),
     ],
 )

@@ -194,9 +194,10 @@ def test_other_types_are_refused(name: str) -> None:
 
 
 def test_no_set_user_id_programs_and_devices_whatever_is_asked() -> None:
-    assert RULES.options("") == ("nosuid", "nodev")
-    assert RULES.options("defaults,ro, rsize=8192,") == ("defaults", "ro", "rsize=8192", "nosuid", "nodev")
-    assert RULES.options("nfsvers=4,context=a:b:c,x=[::1]/y")[-2:] == ("nosuid", "nodev")
+    assert RULES.options("", "nfs") == ("nosuid", "nodev")
+    assert RULES.options("defaults,ro, rsize=8192,", "xfs") == ("defaults", "ro", "rsize=8192", "nosuid", "nodev")
+    assert RULES.options("nfsvers=4,context=a:b:c,x=[::1]/y", "fuse.sshfs")[-2:] == ("nosuid", "nodev")
+    assert RULES.options("_netdev,password=p$'\\ä", "cifs") == ("_netdev", "password=p$'\\ä", "nosuid", "nodev")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,13 @@ def test_no_set_user_id_programs_and_devices_whatever_is_asked() -> None:
 )  # fmt: skip
 def test_other_options_are_refused(options: str) -> None:
     with pytest.raises(BadParameter, match="options"):
-        RULES.options(options)
+        RULES.options(options, "fuse.sshfs")
+
+
+@pytest.mark.parametrize("options", ["suid", "a\nb", "a=b\nc", "a=\0", "bind", "=a", "a b", "$(x)"])
+def test_options_that_no_type_takes(options: str) -> None:
+    with pytest.raises(BadParameter, match="options"):
+        RULES.options(options, "cifs")
 
 
 def test_sources_that_cannot_be_are_refused() -> None:

@@ -152,7 +152,7 @@ class Supervdsm:
     call_deadline_s: Annotated[float, Meta(gt=0, description="Seconds that vdsmd waits for an answer.")] = 15.0
     kvm_probe_s: Annotated[float, Meta(gt=0, description="Seconds that the tiny guest gets to boot with KVM.")] = 8.0
     mount_workers: Annotated[
-        int, Meta(ge=1, description="Mounts and unmounts that run at the same time, beside the other calls.")
+        int, Meta(ge=1, description="Mounts and looks at mounts that run at the same time, beside the other calls.")
     ] = 32
 
 
@@ -161,11 +161,18 @@ class Storage:
     """Storage domains, connections to them, and the helper processes that touch their files."""
 
     repository_dir: Annotated[
-        str, Meta(pattern="^/.", description="The tree of mount points and links; one place on all hosts of a manager.")
+        str,
+        Meta(
+            pattern="^(/[^/]+)+$",
+            description="The tree of mount points and links; one place on all hosts of a manager.",
+        ),
     ] = "/rhev/data-center"
     image_link_dir: Annotated[
         str, Meta(description="Where VMs' disks are linked; empty: the directory storage in run_dir.")
     ] = ""
+    host_id: Annotated[
+        int, Meta(ge=1, le=249, description="This host among those that share storage without a manager; no two alike.")
+    ] = 1
     health_check_interval_s: Annotated[float, Meta(gt=0, description="Seconds between looks at each domain.")] = 10.0
     sanlock_io_timeout_s: Annotated[
         int, Meta(ge=1, le=60, description="Seconds for sanlock's I/O; the same on all hosts that share a domain.")

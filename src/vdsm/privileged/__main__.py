@@ -93,7 +93,7 @@ def _mounting(config: Config, user: pwd.struct_passwd | None) -> Mounting:
         agent,
         _qemu(),
         mount_deadline_s=settings.mount_deadline_s,
-        look_deadline_s=config.supervdsm.call_deadline_s / 4,
+        look_deadline_s=config.supervdsm.call_deadline_s * 2 / 3,
     )
 
 

@@ -22,8 +22,8 @@ UnmountOutcome = Literal["unmounted", "absent"]
 
 UNKNOWN = "unknown"
 
-MOUNT_CALLS = frozenset({"mount", "unmount"})
-"""The calls that may wait long for a server: they have workers of their own."""
+MOUNT_CALLS = frozenset({"mount", "unmount", "inspect_access"})
+"""The calls that may wait long for a server: they have workers of their own, and longer deadlines."""
 
 
 class Hardware(Struct, frozen=True, kw_only=True):

@@ -26,7 +26,9 @@ _KEPT: Final = frozenset({_GLUSTER, "blockSD", "", ".", ".."})
 _NAME_BYTES: Final = 255
 _TEXT_BYTES: Final = 4095  # the kernel takes one page
 _TYPE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
-_OPTION: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)(=[\w./:@%+=~^{}\[\] -]*)?")
+_OPTION: Final = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*)(=[^\x00-\x1f\x7f]*)?")
+# FUSE programs and Gluster's are started through a shell.
+_PLAIN: Final = re.compile(r"[\w./:@%+=~^{}\[\] -]*", re.ASCII)
 _GLUSTER_SOURCE: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/:\s]+):/?[^/\s][^\s]*")
 _FUSE: Final = "fuse."
 
@@ -103,7 +105,7 @@ class MountRules:
         return source
 
     @staticmethod
-    def options(given: str) -> tuple[str, ...]:
+    def options(given: str, vfs_type: str) -> tuple[str, ...]:
         """Check options as they are given to mount's -o; the answer has those of ``ALWAYS`` at its end.
 
         Raises:
@@ -114,12 +116,16 @@ class MountRules:
         words = [word.strip() for word in given.split(",")]
         for word in filter(None, words):
             found = _OPTION.fullmatch(word)
-            if found is None:
+            if found is None or (_is_script(vfs_type) and not _PLAIN.fullmatch(word)):
                 raise BadParameter("options", f"is no mount option: {word!r:.80}")
             name = found[1].lower()
             if name in _REFUSED_OPTIONS or name.startswith("x-"):
                 raise BadParameter("options", f"{found[1]} is not allowed")
         return (*filter(None, words), *ALWAYS)
+
+
+def _is_script(vfs_type: str) -> bool:
+    return vfs_type.startswith(_FUSE) or "gluster" in vfs_type
 
 
 def _bytes(text: str, field: str) -> bytes:

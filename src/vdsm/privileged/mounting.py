@@ -61,7 +61,7 @@ class Mounting:
         """See ``Privileged.mount``."""
         rules = self._rules
         rules.check_target(target)
-        checked = rules.check_source(source, rules.check_type(vfs_type)), rules.options(options)
+        checked = rules.check_source(source, rules.check_type(vfs_type)), rules.options(options, vfs_type)
         if _is_mounted(target):
             return "already"
         try:

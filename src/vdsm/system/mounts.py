@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vdsm.base import process
-from vdsm.base.errors import BadParameter, CommandFailed
+from vdsm.base.errors import BadParameter, CommandFailed, Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,7 +75,13 @@ def mount(source: str, target: str, vfs_type: str, options: Sequence[str], *, ti
     with _held(target) as place:
         # -n, -c: nothing is written beside the kernel's table, and names are taken as they are.
         argv = ["mount", "-n", "-c", "-t", vfs_type, "-o", ",".join(options), "--", source, place]
-        process.run(argv, timeout_s=timeout_s, max_output=1 << 16)
+        try:
+            process.run(argv, timeout_s=timeout_s, max_output=1 << 16)
+        except CommandFailed as error:
+            # Options may hold a password, which is nobody's business who reads the error.
+            raise CommandFailed(f"mount -t {vfs_type} {source}", error.status_code, "", error.stderr) from None
+        except Unfinished:
+            raise Unfinished(f"mount -t {vfs_type} {source}", timeout_s) from None
 
 
 def unmount(target: str, *, force: bool, lazy: bool, timeout_s: float) -> None:
