@@ -320,20 +320,26 @@ def _decide_copy(copier: Copier, given: CopyVolume) -> CopyVolume:
             before.capacity,
             initial_size=_initial_size(copier, domain, given.source, layout, allocation, chain=True),
         ),
-        metadata=VolumeMetadata(
-            domain_id=given.target_domain_id,
-            image_id=given.target_image_id,
-            capacity=before.capacity,
-            created_s=int(now_utc().timestamp()),
-            format=layout,
-            allocation=allocation,
-            kind=VolumeKind.SHARED if given.shared else VolumeKind.LEAF,
-            description=before.description if given.description is None else tidy_description(given.description),
-            disk_type=before.disk_type,
-        ),
+        metadata=_as_copied(given, before, layout, allocation),
         size=sum(_allocated(source, image, given.image_id, ident) for ident in chain),
     )
     return msgspec.structs.replace(given, copies=[copy], remove_first=in_the_way)
+
+
+def _as_copied(
+    given: CopyVolume, before: VolumeMetadata, layout: VolumeFormat, allocation: Allocation
+) -> VolumeMetadata:
+    return VolumeMetadata(
+        domain_id=given.target_domain_id,
+        image_id=given.target_image_id,
+        capacity=before.capacity,
+        created_s=int(now_utc().timestamp()),
+        format=layout,
+        allocation=allocation,
+        kind=VolumeKind.SHARED if given.shared else VolumeKind.LEAF,
+        description=before.description if given.description is None else tidy_description(given.description),
+        disk_type=before.disk_type,
+    )
 
 
 def _decide_move(copier: Copier, given: MoveImage) -> MoveImage:
