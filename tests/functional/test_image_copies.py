@@ -25,6 +25,7 @@ from vdsm.operations.kinds import Kind, Kinds
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import OperationView, Phase
+from vdsm.services.storage_copies import copy_kinds
 from vdsm.storage.copy_jobs import CopyData, copy_data
 from vdsm.storage.copying import Copier, CopyVolume, MoveImage
 from vdsm.storage.domain import Domain
@@ -34,7 +35,7 @@ from vdsm.storage.kinds import Allocation, Legality, StorageType, VolumeFormat, 
 from vdsm.storage.mover import Patience, QemuImages
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
-from vdsm.storage.structure_copies import CloneStructure, Part, SyncData, copy_kinds
+from vdsm.storage.structure_copies import CloneStructure, Part, SyncData
 
 pytestmark = needs("program:qemu-img", "program:qemu-io")
 
@@ -119,6 +120,18 @@ def test_moved_image_keeps_all_but_its_place(agent: Agent, one: Domain, two: Dom
     assert all(agent.storage.is_sound(volume) for volume in there)
     assert sum(two.backend.data(volume).allocated for volume in there) < 6 * MIB
     assert nothing_in(one) != keep
+
+
+def test_image_moves_to_a_domain_of_an_older_version(agent: Agent, one: Domain, tmp_path: Path) -> None:
+    old = open_domain(tmp_path / "old", metadata(StorageType.POSIXFS, 3))
+    agent.storage.domains[old.id] = old
+    chain = agent.storage.chain(one, COW, COW, COW)
+    before = [agent.storage.digest(volume) for volume in chain]
+    assert agent.do(move(chain[0], old)).phase is Phase.DONE
+    there = refs(old, chain[0].image_id, chain)
+    assert [agent.storage.digest(volume) for volume in there] == before
+    assert all(agent.storage.is_sound(volume) for volume in there)
+    assert {agent.storage.images.info(volume).compat for volume in there} == {"0.10"}
 
 
 def test_image_on_a_template_moves_to_where_the_template_is(agent: Agent, one: Domain, two: Domain) -> None:

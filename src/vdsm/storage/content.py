@@ -73,7 +73,9 @@ class BlockHash:
         return self._whole.hexdigest()
 
 
-def checksum(images: QemuImages, volume: VolumeRef, watch: Watch | None = None, *, silence_s: float = 60.0) -> Checksum:
+def checksum(
+    images: QemuImages, volume: VolumeRef, watch: Watch | None = None, *, silence_s: float = 120.0
+) -> Checksum:
     """Compute the checksum of what a guest sees of a volume, with all it stands on.
 
     Args:
@@ -100,7 +102,7 @@ def checksum(images: QemuImages, volume: VolumeRef, watch: Watch | None = None, 
     return Checksum("blake2b", BLOCK, found.hexdigest())
 
 
-def sparsify(images: QemuImages, volume: VolumeRef, watch: Watch | None = None, *, silence_s: float = 60.0) -> int:
+def sparsify(images: QemuImages, volume: VolumeRef, watch: Watch | None = None, *, silence_s: float = 120.0) -> int:
     """Give the space of blocks back that hold nothing but zeros, in place; what a guest sees does not change.
 
     What the guest's file systems do not use any more but have not zeroed stays: nobody looks into them here. Cut off

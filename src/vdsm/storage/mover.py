@@ -61,12 +61,13 @@ class Patience:
     """Seconds that qemu-img gets.
 
     Attributes:
-        silence_s: for long work without any progress, I/O or computing, after which it is given up.
+        silence_s: for long work without any progress, I/O or computing, after which it is given up; a server that is
+            away for a minute is waited for.
         change_s: for writing a header.
         question_s: for looking through all tables of an image.
     """
 
-    silence_s: float = 60.0
+    silence_s: float = 120.0
     change_s: float = 60.0
     question_s: float = 600.0
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum, unique
 from functools import partial
-from typing import Any
 
 import msgspec
 
 from vdsm.operations.kinds import Kind, Policy, Run, Step
 from vdsm.operations.locks import Mode, Wants
 from vdsm.storage import wants
-from vdsm.storage.copying import Copier, OneCopy, copies_of_chain, copy_image, move_image
+from vdsm.storage.copying import Copier, OneCopy, copies_of_chain
 from vdsm.storage.errors import NoSuchImage, NoSuchVolume, VolumeExists
 from vdsm.storage.ids import DomainId, ImageId, ImageRef, VolumeId, VolumeRef
 from vdsm.storage.image_errors import ImageInTheWay
@@ -54,11 +53,6 @@ class SyncData(msgspec.Struct, frozen=True, kw_only=True):
     part: Part = Part.ALL
     volumes: list[VolumeId] = []
     sizes: list[int] = []
-
-
-def copy_kinds(copier: Copier) -> list[Kind[Any]]:
-    """All kinds of copies that the SPM makes."""
-    return [copy_image(copier), move_image(copier), clone_structure(copier), sync_data(copier)]
 
 
 def clone_structure(copier: Copier) -> Kind[CloneStructure]:
