@@ -22,7 +22,7 @@ from vdsm.operations.journal import MemoryJournal
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import OperationView, Phase
 from vdsm.storage.domain import Domain
-from vdsm.storage.errors import IllegalVolume, NoSpace, NoSuchImage, NoSuchVolume, StorageFailed
+from vdsm.storage.errors import IllegalVolume, NoSpace, NoSuchImage, NoSuchVolume, StorageFailed, VolumeBusy
 from vdsm.storage.executor import carry_out
 from vdsm.storage.ids import PoolId, VolumeId, VolumeRef, new_id
 from vdsm.storage.image_kinds import DeleteImage
@@ -228,6 +228,31 @@ def test_two_images_are_made_at_once(world: World) -> None:
         thread.join(60)
     assert {operations.wait(view.id, 60).phase for view in operations.views()} == {Phase.DONE}
     assert operations.stop(30)
+
+
+def test_volume_that_somebody_has_open_is_not_deleted(world: World) -> None:
+    leaf = world.path(LEAF)
+    argv = ["qemu-io", "-f", "qcow2", leaf]
+    ids = {"domain_id": DOMAIN, "image_id": LEAF.image_id}
+    wanted = (
+        (world.kinds.delete_volumes, DeleteVolumes(**ids, volume_ids=[LEAF.volume_id])),
+        (world.kinds.delete_image, DeleteImage(**ids)),
+    )
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        try:
+            assert user.stdin is not None
+            assert user.stdout is not None
+            user.stdin.write(b"read 0 512\n")
+            user.stdin.flush()
+            while b"ops" not in user.stdout.readline():
+                assert user.poll() is None
+            for kind, arguments in wanted:
+                view = run(world, kind, arguments)
+                assert (view.phase, view.fault and view.fault.code) == (Phase.UNDONE, VolumeBusy.code)
+        finally:
+            user.kill()
+    assert world.domain.backend.volume(LEAF).legality is Legality.LEGAL
+    assert run(world, *wanted[1]).phase is Phase.DONE
 
 
 # Prepared

@@ -318,6 +318,17 @@ class LeaseHeld(Rejected):
 
 
 @dataclass(eq=False)
+class VolumeBusy(Rejected):
+    """Somebody has the volume open."""
+
+    name = "volume_busy"
+    code = 203
+    status = 409
+    message = "volume {volume_id} is in use on this host"
+    volume_id: str
+
+
+@dataclass(eq=False)
 class NotWritable(Rejected):
     """The volume's place in its chain does not allow that it changes."""
 
@@ -436,3 +447,15 @@ class MountFailed(Failed):
     name = "mount_failed"
     code = 477
     status = 502
+
+
+@dataclass(eq=False)
+class StorageBusy(Rejected):
+    """A storage cannot be used, or left, as things are."""
+
+    name = "storage_busy"
+    code = 1000
+    status = 409
+    message = "storage {storage}: {reason}"
+    storage: str
+    reason: str

@@ -11,11 +11,12 @@ from vdsm.storage import plans, scope, wants
 from vdsm.storage.domain import Domain
 from vdsm.storage.errors import DiscardUnsupported
 from vdsm.storage.executor import DataMover
-from vdsm.storage.ids import DomainId, ImageId, ImageRef
+from vdsm.storage.ids import DomainId, ImageId, ImageRef, VolumeRef
 from vdsm.storage.merge_kinds import Subchain, finalize_merge, prepare_merge
 from vdsm.storage.mover import FindDomain
 from vdsm.storage.planned import Carrier, Decided, Decision, Manner, planned_kind
 from vdsm.storage.steps import RemoveImage
+from vdsm.storage.usage import refuse_busy
 from vdsm.storage.volume_kinds import (
     BitmapTools,
     CreateVolume,
@@ -103,4 +104,7 @@ def _decide_delete(domain: Domain, given: DeleteImage) -> Decision:
     if given.discard and not domain.kind.is_block:
         raise DiscardUnsupported(given.domain_id)
     images = scope.with_dependents(domain.backend, given.image)
-    return images, plans.remove(images, given.image)
+    plan = plans.remove(images, given.image)
+    ids = images[given.image].volumes
+    refuse_busy(domain, [VolumeRef(given.domain_id, given.image_id, ident) for ident in ids])
+    return images, plan

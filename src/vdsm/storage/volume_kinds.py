@@ -33,6 +33,7 @@ from vdsm.storage.kinds import Allocation, DiskType, Legality, VolumeFormat, Vol
 from vdsm.storage.planned import Carrier, Decided, Decision, Manner, planned_kind
 from vdsm.storage.plans import NewVolume
 from vdsm.storage.steps import Change, GrowData, Images, Plan, Resize, apply
+from vdsm.storage.usage import refuse_busy
 
 _MARKED: Final = Manner(Policy.RESUME, pivot=Change)
 
@@ -250,6 +251,7 @@ def _decide_delete(domain: Domain, given: DeleteVolumes) -> Decision:
         for step in steps:
             after = apply(after, step)
         plan += steps
+    refuse_busy(domain, [VolumeRef(given.domain_id, given.image_id, ident) for ident in given.volume_ids])
     return before, plan
 
 
