@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_parse
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from vdsm.api.host_types import StorageDomainHealth
 from vdsm.api.vm_types import BalloonInfo, DiskStats, NicStats, VmStats
 from vdsm.base.clock import monotonic_s
 from vdsm.base.threads import PoolStats
 from vdsm.bindings.metrics import BUCKETS_S, EventCounts, Metrics, MetricSources, RequestTimes
+from vdsm.bindings.storage_metrics import StorageFigures, storage_families
+from vdsm.storage.oop.supervisor import HelperStats
 
 NIC = NicStats(
     name="vnet0", mac_addr="52:54:00:00:00:01", rx=11, tx=12, rx_errors=13, tx_errors=14, rx_dropped=15, tx_dropped=16,
@@ -127,3 +132,27 @@ def test_open_metrics_when_asked_for():
     text, media_type = Metrics(MetricSources(vms=lambda: [vm("x")]), times).render("application/openmetrics-text")
     assert media_type.startswith("application/openmetrics-text")
     assert {family.name for family in open_parse(text.decode())} >= {"vdsm_requests", "vdsm_vms"}
+
+
+def test_storage():
+    health = StorageDomainHealth(
+        code=0, last_check=2.5, delay=0.001, valid=True, version=5, acquired=False, actual=True
+    )
+    helper = HelperStats(
+        domain="/mnt/a", pid=7, in_flight=1, calls=10, late=2, refused=3, started=4, abandoned=1, not_responding_s=None
+    )
+    figures = StorageFigures([helper], {("tasks", "running"): 2}, {"pool x": 1})
+    host = SimpleNamespace(storage_domains={"d": health})
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in storage_families(figures, host)
+        for sample in family.samples
+    }
+    assert found["vdsm_storage_helper_in_flight", "/mnt/a"] == 1
+    assert found["vdsm_storage_helper_late_total", "/mnt/a"] == 2
+    assert found["vdsm_storage_helper_abandoned", "/mnt/a"] == 1
+    assert found["vdsm_operations", "tasks", "running"] == 2
+    assert found["vdsm_storage_requests", "pool x"] == 1
+    assert found["vdsm_storage_domain_valid", "d"] == 1
+    assert found["vdsm_storage_domain_acquired", "d"] == 0
+    assert found["vdsm_storage_domain_check_age_seconds", "d"] == 2.5

@@ -18,6 +18,8 @@ from vdsm.api.host_types import HostStats
 from vdsm.api.vm_types import VmStats
 from vdsm.base.clock import monotonic_s
 from vdsm.base.threads import PoolStats
+from vdsm.bindings.metric_families import Family, single
+from vdsm.bindings.storage_metrics import StorageFigures, storage_families
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -56,6 +58,7 @@ class MetricSources:
     libvirt_up: Callable[[], bool | None] = lambda: None
     abandoned: Callable[[], Mapping[str, int]] = dict
     """Calls and programs that were given up and may still hang, by kind."""
+    storage: Callable[[], StorageFigures] = StorageFigures
 
 
 class RequestTimes:
@@ -114,6 +117,7 @@ class Metrics:
         host = self._sources.host()
         if host is not None:
             yield from _host(host)
+        yield from storage_families(self._sources.storage(), host)
 
     def _make_registry(self) -> CollectorRegistry:
         from prometheus_client import CollectorRegistry, ProcessCollector  # noqa: PLC0415 - see render
@@ -124,27 +128,11 @@ class Metrics:
         return registry
 
 
-class _Family:
-    """Builds one metric family; hides which class of the library it is."""
-
-    def __init__(self, kind: str, name: str, text: str, labels: Sequence[str] = ()) -> None:
-        from prometheus_client.metrics_core import (  # noqa: PLC0415 - see Metrics.render
-            CounterMetricFamily,
-            GaugeMetricFamily,
-        )
-
-        family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-        self.metric: CounterMetricFamily | GaugeMetricFamily = family(name, text, labels=labels)
-
-    def add(self, value: float, *labels: str) -> None:
-        self.metric.add_metric(labels, value)
-
-
 def _requests(requests: RequestTimes) -> Iterator[Metric]:
     from prometheus_client.metrics_core import HistogramMetricFamily  # noqa: PLC0415 - see Metrics.render
 
     seconds = HistogramMetricFamily("vdsm_request_seconds", "How long requests took.", labels=["verb"])
-    done = _Family("counter", "vdsm_requests", "Requests, by outcome.", ["verb", "outcome"])
+    done = Family("counter", "vdsm_requests", "Requests, by outcome.", ["verb", "outcome"])
     for verb, times in requests.snapshot():
         buckets, count = [], 0
         for bound, number in zip([*map(str, BUCKETS_S), "+Inf"], list(times.buckets), strict=True):
@@ -166,39 +154,33 @@ def _agent(sources: MetricSources) -> Iterator[Metric]:
         "waiting": "Requests that wait for a pool.",
     }
     for what, text in gauges.items():
-        family = _Family("gauge", f"vdsm_pool_{what}", text, ["pool"])
+        family = Family("gauge", f"vdsm_pool_{what}", text, ["pool"])
         for pool in pools:
             family.add(getattr(pool, what), pool.name)
         yield family.metric
-    oldest = _Family("gauge", "vdsm_pool_oldest_seconds", "How long a pool's longest request has been at it.", ["pool"])
-    refused = _Family("counter", "vdsm_pool_refused", "Requests refused because a pool was full.", ["pool"])
+    oldest = Family("gauge", "vdsm_pool_oldest_seconds", "How long a pool's longest request has been at it.", ["pool"])
+    refused = Family("counter", "vdsm_pool_refused", "Requests refused because a pool was full.", ["pool"])
     for pool in pools:
         oldest.add(pool.oldest_s, pool.name)
         refused.add(pool.refused, pool.name)
     yield oldest.metric
     yield refused.metric
-    connections = _Family("gauge", "vdsm_connections", "Open connections.", ["kind"])
+    connections = Family("gauge", "vdsm_connections", "Open connections.", ["kind"])
     for kind, number in sources.connections().items():
         connections.add(number, kind)
     yield connections.metric
     events = sources.events()
-    yield _single("counter", "vdsm_events_published", "Events published.", events.published)
-    yield _single("counter", "vdsm_events_dropped", "Events not delivered to a slow subscriber.", events.dropped)
+    yield single("counter", "vdsm_events_published", "Events published.", events.published)
+    yield single("counter", "vdsm_events_dropped", "Events not delivered to a slow subscriber.", events.dropped)
     up = sources.libvirt_up()
     if up is not None:
-        yield _single("gauge", "vdsm_libvirt_up", "1 while libvirt is connected and answers.", float(up))
-    abandoned = _Family("gauge", "vdsm_abandoned_calls", "Calls given up that may still hang.", ["kind"])
+        yield single("gauge", "vdsm_libvirt_up", "1 while libvirt is connected and answers.", float(up))
+    abandoned = Family("gauge", "vdsm_abandoned_calls", "Calls given up that may still hang.", ["kind"])
     for kind, number in sources.abandoned().items():
         abandoned.add(number, kind)
     yield abandoned.metric
     threads = sum(1 for _ in Path("/proc/self/task").iterdir())
-    yield _single("gauge", "vdsm_process_threads", "Threads of the agent.", threads)
-
-
-def _single(kind: str, name: str, text: str, value: float) -> Metric:
-    family = _Family(kind, name, text)
-    family.add(value)
-    return family.metric
+    yield single("gauge", "vdsm_process_threads", "Threads of the agent.", threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +230,12 @@ def _age(at_s: float) -> float:
 
 
 def _vms(vms: Sequence[VmStats]) -> Iterator[Metric]:
-    count = _Family("gauge", "vdsm_vms", "VMs, by status.", ["status"])
+    count = Family("gauge", "vdsm_vms", "VMs, by status.", ["status"])
     for status, number in Counter(vm.status for vm in vms).items():
         count.add(number, status)
     yield count.metric
     for figure in _VM_FIGURES:
-        family = _Family(figure.kind, figure.name, figure.text, ["vm_id", "name"])
+        family = Family(figure.kind, figure.name, figure.text, ["vm_id", "name"])
         for vm in vms:
             value = figure.read(vm)
             if value is not None:
@@ -263,13 +245,13 @@ def _vms(vms: Sequence[VmStats]) -> Iterator[Metric]:
 
 def _vm_devices(vms: Sequence[VmStats]) -> Iterator[Metric]:
     for what, (attribute, text) in _DISK_COUNTERS.items():
-        family = _Family("counter", f"vdsm_vm_disk_{what}", text, ["vm_id", "name", "disk"])
+        family = Family("counter", f"vdsm_vm_disk_{what}", text, ["vm_id", "name", "disk"])
         for vm in vms:
             for disk, stats in vm.disks.items():
                 family.add(getattr(stats, attribute), vm.vm_id, vm.vm_name, disk)
         yield family.metric
     for what, (attribute, text) in _NIC_COUNTERS.items():
-        family = _Family("counter", f"vdsm_vm_network_{what}", text, ["vm_id", "name", "device"])
+        family = Family("counter", f"vdsm_vm_network_{what}", text, ["vm_id", "name", "device"])
         for vm in vms:
             for device, nic in vm.network.items():
                 family.add(getattr(nic, attribute), vm.vm_id, vm.vm_name, device)
@@ -286,13 +268,13 @@ def _host(host: HostStats) -> Iterator[Metric]:
         ("vdsm_host_swap_free_bytes", "Unused swap space.", host.swap_free * _MIB),
     )
     for name, text, value in singles:
-        yield _single("gauge", name, text, value)
-    cpu = _Family("gauge", "vdsm_host_cpu_percent", "CPU time of the host.", ["mode"])
+        yield single("gauge", name, text, value)
+    cpu = Family("gauge", "vdsm_host_cpu_percent", "CPU time of the host.", ["mode"])
     for mode, value in (("user", host.cpu_user), ("system", host.cpu_sys), ("idle", host.cpu_idle)):
         cpu.add(value, mode)
     yield cpu.metric
     for what, (attribute, text) in _NIC_COUNTERS.items():
-        family = _Family("counter", f"vdsm_host_network_{what}", text, ["device"])
+        family = Family("counter", f"vdsm_host_network_{what}", text, ["device"])
         for device, stats in host.network.items():
             family.add(getattr(stats, attribute), device)
         yield family.metric
