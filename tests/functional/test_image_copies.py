@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import copy_crash_harness as harness
 import pytest
 
 from domain_parts import bound, eventually, mounted
@@ -20,6 +21,7 @@ from image_domains import COW, MIB, RAW, Storage, open_domain, refs
 from needs import needs
 from storage_domains import metadata
 from vdsm.base import process
+from vdsm.base.errors import WrongState
 from vdsm.operations.host_journal import HostJournal
 from vdsm.operations.kinds import Kind, Kinds
 from vdsm.operations.locks import Locks
@@ -330,6 +332,56 @@ def fast_folder(tmp_path: Path) -> Iterator[Path]:
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
     with tempfile.TemporaryDirectory(prefix="vdsm-copies-", dir=place) as folder:
         yield Path(folder)
+
+
+@pytest.mark.parametrize("kind", ["move", *(("copy", "keep", "clone") if EXHAUSTIVE else ())])
+def test_cancelled_at_any_point_it_is_before_or_after(fast_folder: Path, kind: str) -> None:
+    base, pristine = fast_folder / "world", fast_folder / "pristine"
+    base.mkdir()
+    harness.furnish(base, kind)
+    base.rename(pristine)
+    outcomes = []
+    known: dict[Phase, object] = {}
+    turn = 0
+    while True:
+        harness.restore(base, pristine)
+        world = harness.World(base, kind)
+        known.setdefault(Phase.UNDONE, world.seen())
+        phase, reached = cancelled_at(world, turn)
+        # The first run is not cancelled, and neither is the one whose turn does not come any more.
+        assert world.seen() == known.setdefault(phase, world.seen()), (turn, phase)
+        assert phase in {Phase.DONE, Phase.UNDONE}
+        outcomes.append(phase)
+        if turn and not reached:
+            break
+        turn += 1 if EXHAUSTIVE else 5
+    assert outcomes[0] == outcomes[-1] == Phase.DONE
+    assert outcomes.count(Phase.UNDONE) >= 4
+
+
+def cancelled_at(world: harness.World, turn: int) -> tuple[Phase, bool]:
+    """Run the world's task and cancel it at a point; its end, and whether the point was reached."""
+    canceller = Canceller(turn)
+    name, arguments = world.task()
+    kinds = world.kinds(canceller)
+    operations = world.operations(kinds, canceller)
+    canceller.operations = operations
+    operations.resume()
+    view = operations.wait(operations.submit(kinds[name], arguments, harness.ID).id, 60)
+    assert operations.stop(60)
+    return view.phase, canceller.passed >= turn
+
+
+class Canceller(harness.Doom):
+    """Cancels where the harness kills."""
+
+    operations: Operations
+
+    def point(self, _: str) -> None:
+        self.passed += 1
+        if self.passed == self.turn:
+            with suppress(WrongState):
+                self.operations.cancel(harness.ID)
 
 
 @pytest.mark.timeout(2000)
