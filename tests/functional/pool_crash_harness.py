@@ -17,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from crash_harness import Doom, TornFiles, in_child
+
 from domain_parts import LocalDoors, eventually
 from pool_worlds import POOL, Host, places
 from vdsm.operations.records import SETTLED
@@ -180,9 +182,8 @@ def reconnect(world: World, host: Host, ids: Ids, scenario: Scenario) -> None:
         except WrongMaster:
             continue
         assert host.become_spm().result == "success"
-        spm = host.pools.spm(POOL)
-        eventually(lambda: not spm.busy())
-        assert all(view.phase in SETTLED for view in spm.operations.views())
+        eventually(lambda: not host.pools.spm(POOL).busy())
+        assert all(view.phase in SETTLED for view in host.pools.spm(POOL).operations.views())
         for status in host.tasks.statuses():
             host.tasks.clear(status.id)
         host.pools.spm_stop(POOL)
