@@ -126,8 +126,8 @@ class SimulatedAgent:
 
 
 @contextmanager
-def simulated_agent(directory: Path) -> Iterator[SimulatedAgent]:
-    """An agent in this directory, with a root helper of its own."""
+def simulated_agent(directory: Path, storage: str = "") -> Iterator[SimulatedAgent]:
+    """An agent in this directory, with a root helper of its own. ``storage``: more of that section, as TOML."""
     authority = Authority(directory / "ca", "Test CA")
     host, manager = authority.issue("localhost"), authority.issue("engine.example.com")
     files = TlsFiles.below(directory / "pki")
@@ -148,7 +148,7 @@ def simulated_agent(directory: Path) -> Iterator[SimulatedAgent]:
         f"[users]\nuser = 'nobody'\n[listen]\naddress = '127.0.0.1'\nport = 0\ngroup = '{group}'\n"
         f"[virt]\ndisk_dirs = ['{directory}/images']\nautostart = false\ndomain_type = 'qemu'\n"
         f"[transfers]\nport = 0\n"
-        f"[storage]\nrepository_dir = '{directory}/rhev'\nhealth_check_interval_s = 1.0\n"
+        f"[storage]\nrepository_dir = '{directory}/rhev'\nhealth_check_interval_s = 1.0\n{storage}\n"
     )
     helper = subprocess.Popen([sys.executable, "-m", "vdsm.privileged", "--config", str(config)])
     try:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from domain_parts import bound
 from lab.agent_host import short_directory
 from lab.engine_storage import BLANK, EngineStorage, TaskFailed
-from lab.engine_wire import IRS_REQUESTS, IRS_RESPONSES, Connection, VdsError
+from lab.engine_wire import IRS_REQUESTS, IRS_RESPONSES, Connection
 from lab.light import eventually
 from needs import needs
 from simulated_agent import SimulatedAgent, simulated_agent
@@ -25,7 +27,8 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[SimulatedAgent]:
-    with short_directory() as place, simulated_agent(place) as running:
+    # What is frozen here stays so until the test lets it go on.
+    with short_directory() as place, simulated_agent(place, "helper_timeout_s = 60.0") as running:
         eventually(lambda: "result" in rpc(running, "Host.getVMList"), "the agent is ready")
         yield running
 
@@ -42,6 +45,12 @@ def rpc(agent: SimulatedAgent, method: str, **params: object) -> dict:
     with agent.local() as client:
         request = {"jsonrpc": "2.0", "method": method, "params": params, "id": 1}
         return client.post("/api/v1/jsonrpc", json=request).json()
+
+
+def result(agent: SimulatedAgent, method: str, **params: object) -> Any:
+    answer = rpc(agent, method, **params)
+    assert "result" in answer, (method, answer)
+    return answer["result"]
 
 
 @pytest.fixture
@@ -89,7 +98,7 @@ def test_data_centre_on_a_local_directory(agent: SimulatedAgent, engine: EngineS
         "Image.delete", storagedomainID=engine.domain_id, imageID=image, postZero="false", force="false"
     ) == "deleteImage"  # fmt: skip
     engine.expect_error(201, lambda: engine.volume_info(image, volume))
-    assert os.listdir(directory / engine.domain_id / "images") == []
+    assert list((directory / engine.domain_id / "images").iterdir()) == []
     assert engine.tasks() == {}
 
 
@@ -118,3 +127,125 @@ def test_how_the_domain_is_in_the_host_s_stats(agent: SimulatedAgent, engine: En
     assert engine.domain_id in rpc(agent, "Host.getStorageDomains")["result"]
     with agent.local() as client:
         assert client.get("/api/v1/storage-health").json()[engine.domain_id]["valid"] is True
+
+
+def test_disks_of_a_virtual_machine(agent: SimulatedAgent, engine: EngineStorage, directory: Path):
+    engine.add_domain("LOCALFS", str(directory))
+    engine.make_data_centre()
+    image, base, top = (str(uuid.uuid4()) for _ in range(3))
+    engine.create_volume(image, base, 16 * MIB, volFormat=4)
+    engine.create_volume(image, top, 16 * MIB, volFormat=4, srcImgUUID=image, srcVolUUID=base, sequence=2)
+    assert engine.volume_info(image, top)["parent"] == base
+    assert engine.volume_info(image, base)["voltype"] == "INTERNAL"
+    where = engine.address(image)
+    header = result(agent, "Volume.getQemuImageInfo", **engine.address(image, top))
+    assert (header["format"], header["virtualsize"], header["backingfile"]) == ("qcow2", 16 * MIB, base)
+    measured = result(
+        agent, "Volume.measure", **engine.address(image, top), dstVolFormat=4, backing_chain=True
+    )  # fmt: skip
+    assert 0 < measured["required"] < 16 * MIB
+    assert sorted(result(agent, "Image.getVolumes", **where)) == sorted([base, top])
+    assert result(agent, "StorageDomain.getImages", storagedomainID=engine.domain_id) == [image]
+
+    prepared = result(agent, "Image.prepare", **engine.address(image, top), allowIllegal=False)["path"]
+    assert Path(prepared).samefile(directory / engine.domain_id / "images" / image / top)
+    assert result(agent, "Image.teardown", **where, leafVolID=top) is True
+
+    assert result(agent, "Volume.setLegality", **engine.address(image, top), legality="ILLEGAL") is True
+    assert engine.volume_info(image, top)["status"] == "ILLEGAL"
+    engine.expect_error(227, lambda: engine.ask("Image.prepare", **engine.address(image, top), allowIllegal=False))
+    result(agent, "Volume.setLegality", **engine.address(image, top), legality="LEGAL")
+    result(agent, "Volume.setDescription", **engine.address(image, top), description="\u00fcber")
+    assert engine.volume_info(image, top)["description"] == "\u00fcber"
+    assert result(agent, "Volume.verify_untrusted", **engine.address(image, top)) is True
+
+    dump = result(agent, "StorageDomain.dump", sd_id=engine.domain_id)
+    assert dump["metadata"]["uuid"] == engine.domain_id
+    assert {ident: known["status"] for ident, known in dump["volumes"].items()} == {base: "OK", top: "OK"}
+    engine.run_task("Image.deleteVolumes", **where, volumeList=[top], postZero="false", force="false")
+    assert result(agent, "Image.reconcileVolumeChain", **where, leafVolID=base) == [base]
+
+
+def test_jobs_of_the_host(agent: SimulatedAgent, engine: EngineStorage, directory: Path):
+    engine.add_domain("LOCALFS", str(directory))
+    engine.make_data_centre()
+    image, source, copy, target = (str(uuid.uuid4()) for _ in range(4))
+    engine.create_volume(image, source, MIB)
+    engine.create_volume(copy, target, MIB, legal=False)
+    data = os.urandom(MIB)
+    (directory / engine.domain_id / "images" / image / source).write_bytes(data)
+    job = str(uuid.uuid4())
+    endpoint = {"endpoint_type": "div", "sd_id": engine.domain_id, "prepared": False}
+    assert result(
+        agent,
+        "SDM.copy_data",
+        job_id=job,
+        source={**endpoint, "img_id": image, "vol_id": source},
+        destination={**endpoint, "img_id": copy, "vol_id": target, "generation": 0},
+        copy_bitmaps=False,
+    ) is True  # fmt: skip
+    eventually(lambda: engine.jobs([job])[job] == ("done", None), "the job is done")
+    assert (directory / engine.domain_id / "images" / copy / target).read_bytes() == data
+    found = engine.volume_info(copy, target)
+    assert (found["legality"], found["generation"]) == ("LEGAL", 1)
+    again = str(uuid.uuid4())
+    address = {"sd_id": engine.domain_id, "img_id": copy, "vol_id": target, "generation": 0}
+    result(agent, "SDM.update_volume", job_id=again, vol_info=address, vol_attr={"description": "x"})
+    eventually(lambda: engine.jobs([again])[again] == ("failed", 911), "another generation is refused")
+
+
+def test_errors_on_which_an_engine_branches(agent: SimulatedAgent, engine: EngineStorage, directory: Path):
+    nobody = str(uuid.uuid4())
+    engine.pool_id = nobody
+    engine.expect_error(309, engine.spm_status)
+    engine.expect_error(358, lambda: engine.ask("StorageDomain.getInfo", storagedomainID=nobody))
+    engine.expect_error(1000, lambda: engine.ask("StorageDomain.getInfo", storagedomainID="../x"))
+    engine.expect_error(401, lambda: engine.ask("Task.clear", taskID=nobody))
+    engine.expect_error(401, lambda: engine.ask("Task.getStatus", taskID=nobody))
+    engine.expect_error(309, lambda: engine.create_volume(nobody, nobody, MIB))
+    engine.expect_error(304, engine.connect_pool)
+    engine.expect_error(2009, lambda: engine.ask("Host.getDeviceList", storageType=3, guids=[], checkStatus=False))
+    engine.add_domain("LOCALFS", str(directory))
+    engine.make_data_centre()
+    image, volume = str(uuid.uuid4()), str(uuid.uuid4())
+    engine.create_volume(image, volume, MIB)
+    with pytest.raises(TaskFailed, match="212"):
+        engine.create_volume(image, volume, MIB)
+    engine.expect_error(391, lambda: engine.ask("StorageDomain.format", storagedomainID=engine.domain_id))
+    engine.expect_error(201, lambda: engine.volume_info(image, nobody))
+    assert result(agent, "StoragePool.spmStop", storagepoolID=engine.pool_id) is True
+    assert engine.spm_status()[0] == "free"
+    engine.expect_error(654, lambda: engine.create_volume(image, nobody, MIB))
+    engine.expect_error(654, lambda: engine.ask("Host.getAllTasksStatuses"))
+    engine.start_spm()
+    assert engine.volume_info(image, volume)["status"] == "OK"
+
+
+def test_frozen_domain_takes_no_other_domain_s_workers(agent: SimulatedAgent, engine: EngineStorage, directory: Path):
+    engine.add_domain("LOCALFS", str(directory))
+    engine.make_data_centre()
+    image, volume = str(uuid.uuid4()), str(uuid.uuid4())
+    engine.create_volume(image, volume, MIB)
+    with bound(agent.directory / "real", agent.directory / "frozen") as frozen:
+        frozen.mount.chmod(0o777)
+        other = EngineStorage(engine.host, engine.host)
+        other.add_domain("LOCALFS", str(frozen.mount))
+        frozen.freeze()
+        with ThreadPoolExecutor(40) as callers:
+            try:
+                asked = [
+                    callers.submit(rpc, agent, "StorageDomain.getStats", storagedomainID=other.domain_id)
+                    for _ in range(40)
+                ]
+                refused = next(done for done in as_completed(asked, 60) if "error" in done.result())
+                assert refused.result()["error"]["code"] == 1100
+                # Of 16 workers some wait for the frozen domain until it comes back.
+                assert engine.check_pool() == {engine.domain_id: "Active"}
+                assert engine.volume_info(image, volume)["status"] == "OK"
+                engine.create_volume(image, str(uuid.uuid4()), MIB, volFormat=4, srcImgUUID=image, srcVolUUID=volume)
+                assert not all(call.done() for call in asked)
+            finally:
+                frozen.thaw()
+            assert any("result" in call.result(60) for call in asked)
+        other.domain_stats()
+        assert other.disconnect() == 0

@@ -39,8 +39,8 @@ class EngineStorage:
     """
 
     def __init__(self, host: Connection, irs: Connection, *, wait_s: float = 60.0) -> None:
-        self._host = host
-        self._irs = irs
+        self.host = host
+        self.irs = irs
         self._wait_s = wait_s
         self.pool_id = str(uuid.uuid4())
         self.domain_id = str(uuid.uuid4())
@@ -58,21 +58,21 @@ class EngineStorage:
         """Connect the storage; the status."""
         connection = self.connection(**more)
         params = {"storagepoolID": pool_id, "domainType": TYPES[self.type], "connectionParams": [connection]}
-        found = self._host.call("StoragePool.connectStorageServer", params)
+        found = self.host.call("StoragePool.connectStorageServer", params)
         return self._status(found, connection["id"])
 
     def disconnect(self) -> int:
         """Disconnect it; the status."""
         connection = self.connection()
         params = {"storagepoolID": BLANK, "domainType": TYPES[self.type], "connectionParams": [connection]}
-        return self._status(self._host.call("StoragePool.disconnectStorageServer", params), connection["id"])
+        return self._status(self.host.call("StoragePool.disconnectStorageServer", params), connection["id"])
 
     def add_domain(self, kind: str, place: str, **more: str) -> None:
         """Connect storage, make a domain on it, and read what it says."""
         self.type, self.place = kind, place
         if (status := self.connect(**more)) != 0:
             raise AssertionError(f"connectStorageServer: status {status}")
-        self._host.call(
+        self.host.call(
             "StorageDomain.create",
             {
                 "storagedomainID": self.domain_id,
@@ -89,14 +89,14 @@ class EngineStorage:
 
     def domain_stats(self) -> tuple[int, int]:
         """StorageDomain.getStats: the room, in bytes."""
-        found = Reader(self._host.call("StorageDomain.getStats", {"storagedomainID": self.domain_id}), "getStats")
+        found = Reader(self.host.call("StorageDomain.getStats", {"storagedomainID": self.domain_id}), "getStats")
         # As ints they are lost.
         total, free = found.text("disktotal", needed=True), found.text("diskfree", needed=True)
         return int(total or 0), int(free or 0)
 
     def domain_info(self) -> dict[str, object]:
         """StorageDomain.getInfo."""
-        found = Reader(self._host.call("StorageDomain.getInfo", {"storagedomainID": self.domain_id}), "getInfo")
+        found = Reader(self.host.call("StorageDomain.getInfo", {"storagedomainID": self.domain_id}), "getInfo")
         found.texts("state", "remotePath", "vguuid", "metadataDevice", "vgMetadataDevice")
         found.int("block_size")
         return {
@@ -113,7 +113,7 @@ class EngineStorage:
         """Make a pool of the domain, let the host be its SPM, and wait until it agrees with the Engine."""
         self.connect(self.pool_id)
         self.domain_info()
-        self._host.call(
+        self.host.call(
             "StoragePool.create",
             {
                 "storagepoolID": self.pool_id,
@@ -127,11 +127,11 @@ class EngineStorage:
                 "leaseRetries": 3,
             },
         )
-        self.expect_error(309, lambda: self.spm_status())
+        self.expect_error(309, self.spm_status)
         self.connect_pool()
         self.start_spm()
         attached = {"storagedomainID": self.domain_id, "storagepoolID": self.pool_id}
-        self._irs.call("StorageDomain.activate", attached)
+        self.irs.call("StorageDomain.activate", attached)
         self.connect_pool({self.domain_id: "active"})
         self.tasks()
         self.check_pool()
@@ -147,7 +147,7 @@ class EngineStorage:
         }
         if domains is not None:
             params["domainDict"] = domains
-        self._host.call("StoragePool.connect", params)
+        self.host.call("StoragePool.connect", params)
 
     def start_spm(self) -> None:
         """Make the host the SPM."""
@@ -162,15 +162,15 @@ class EngineStorage:
             "maxHostID": 250,
             "domVersion": "5",
         }
-        task = self._host.call("StoragePool.spmStart", params)
-        self._until(lambda: self._ended(self._host, task), "spmStart")
+        task = self.host.call("StoragePool.spmStart", params)
+        self._until(lambda: self._ended(self.host, task), "spmStart")
         if self.spm_status()[0] != "spm":
             raise AssertionError("spmStart has ended, and the host is not the SPM")
-        self._host.call("Task.clear", {"taskID": task})
+        self.host.call("Task.clear", {"taskID": task})
 
     def spm_status(self) -> tuple[str, int, int]:
         """StoragePool.getSpmStatus: this host's part, the lease's version and who has it."""
-        found = Reader(self._irs.call("StoragePool.getSpmStatus", {"storagepoolID": self.pool_id}), "getSpmStatus")
+        found = Reader(self.irs.call("StoragePool.getSpmStatus", {"storagepoolID": self.pool_id}), "getSpmStatus")
         status = (found.text("spmStatus", needed=True) or "").lower()
         if status not in {"free", "spm", "contend"}:
             raise ClassCast(f"spmStatus {status}")
@@ -178,7 +178,7 @@ class EngineStorage:
 
     def check_pool(self) -> dict[str, str]:
         """StoragePool.getInfo, as it is polled: the state of each domain."""
-        answer = Reader(self._irs.call("StoragePool.getInfo", {"storagepoolID": self.pool_id}), "getInfo")
+        answer = Reader(self.irs.call("StoragePool.getInfo", {"storagepoolID": self.pool_id}), "getInfo")
         info = answer.object("info", needed=True)
         if info is None or info.text("master_uuid", needed=True) != self.domain_id or info.int("master_ver") != 1:
             raise AssertionError("the master differs: the Engine would reconstruct it")
@@ -199,8 +199,8 @@ class EngineStorage:
 
     def tasks(self) -> dict[str, tuple[str, str, int]]:
         """Host.getAllTasksStatuses and getAllTasksInfo: the state, the verb and the code of each task."""
-        statuses = self._irs.call("Host.getAllTasksStatuses")
-        infos = self._irs.call("Host.getAllTasksInfo")
+        statuses = self.irs.call("Host.getAllTasksStatuses")
+        infos = self.irs.call("Host.getAllTasksInfo")
         found = {}
         for task_id, status in statuses.items():
             reader = Reader(status, f"task {task_id}")
@@ -213,7 +213,7 @@ class EngineStorage:
 
     def run_task(self, method: str, **params: Any) -> str:
         """Have the SPM do something, poll it, and clear it; its verb."""
-        task = self._irs.call(method, {"storagepoolID": self.pool_id, **params})
+        task = self.irs.call(method, {"storagepoolID": self.pool_id, **params})
         if not isinstance(task, str):
             raise ClassCast(f"{method} must answer with a task's id, and answers {task!r:.80}")
         found: dict[str, tuple[str, str, int]] = {}
@@ -223,7 +223,7 @@ class EngineStorage:
             return found[task][0] == "finished"
 
         self._until(ended, method)
-        self._irs.call("Task.clear", {"taskID": task})
+        self.irs.call("Task.clear", {"taskID": task})
         _, verb, code = found[task]
         if code != 0:
             raise TaskFailed(method, code)
@@ -248,7 +248,7 @@ class EngineStorage:
 
     def volume_info(self, image_id: str, volume_id: str) -> dict[str, object]:
         """Volume.getInfo."""
-        found = Reader(self._host.call("Volume.getInfo", self.address(image_id, volume_id)), "Volume.getInfo")
+        found = Reader(self.host.call("Volume.getInfo", self.address(image_id, volume_id)), "Volume.getInfo")
         found.texts("ctime", "domain", "image", "disktype")
         found.list("children")
         lease = found.object("lease")
@@ -285,6 +285,25 @@ class EngineStorage:
                 raise
             return
         raise AssertionError(f"no error {code}, but {found!r:.80}")
+
+    def jobs(self, job_ids: list[str]) -> dict[str, tuple[str, int | None]]:
+        """Host.getJobs: the status of each job, and its error's number."""
+        found = self.host.call("Host.getJobs", {"job_type": "storage", "job_ids": job_ids})
+        states: dict[str, tuple[str, int | None]] = {}
+        for job_id, item in found.items():
+            job = Reader(item, f"job {job_id}")
+            job.texts("description", "job_type")
+            # An int is an error of casting.
+            if "progress" in job and not isinstance(job.raw("progress"), float):
+                raise ClassCast(f"{job.where}.progress {job.raw('progress')!r}")
+            error = job.object("error")
+            status = job.text("status", needed=True) or ""
+            states[job_id] = (status, None if error is None else error.int("code", needed=True))
+        return states
+
+    def ask(self, method: str, **params: Any) -> Any:
+        """Any verb of the host."""
+        return self.host.call(method, params)
 
     # --
 

@@ -115,7 +115,7 @@ class Arguments:
             field = field.removeprefix(self._body).removeprefix(".") or "body"
         body = values.get(self._body or "")
         sent = body if isinstance(body, dict) else {}
-        return BadParameter(_with_first(field, self._body_fields, sent), error.reason)
+        return type(error)(_with_first(field, self._body_fields, sent), error.reason)
 
     def _add_query(self, values: dict[str, Any], query: Sequence[tuple[str, str]]) -> None:
         for name, text in query:

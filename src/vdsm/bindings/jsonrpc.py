@@ -179,8 +179,9 @@ def _answer(ident: bytes, method: str, outcome: Outcome) -> Answer:
 
 
 def _code_and_message(method: str, outcome: Outcome) -> tuple[int, str]:
-    if isinstance(outcome, BadParameter):
+    if type(outcome) is BadParameter:
         return INVALID_PARAMS, str(outcome)
+    # Storage's has a number of its own, on which an Engine branches.
     if isinstance(outcome, Rejected):
         return outcome.code, str(outcome)
     if isinstance(outcome, VdsmError):
