@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -396,3 +397,37 @@ def test_killed_at_every_point_it_is_before_or_after(fast_folder: Path, kind: st
     assert seen[mostly] > seen[else_] > 0
     assert seen["before"] + seen["after"] >= seen["points"] - 4
     assert seen["kills"] >= seen["points"] - 4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_chains_move_and_are_copied_as_they_are(agent: Agent, one: Domain, two: Domain, seed: int) -> None:
+    """Any formats, sizes that grow upwards, data and zeros anywhere, also behind the end of what is beneath."""
+    dice = random.Random(seed)
+    storage = agent.storage
+    image = ImageId(new_id())
+    chain: list[VolumeRef] = []
+    capacity = MIB
+    for _ in range(dice.randint(1, 5)):
+        volume = VolumeRef(one.id, image, VolumeId(new_id()))
+        layout = dice.choice([RAW, COW]) if not chain else COW
+        allocation = dice.choice([Allocation.SPARSE, Allocation.PREALLOCATED])
+        capacity += dice.choice([0, 4096, MIB])
+        storage.add(
+            volume, parent=chain[-1] if chain else None, format=layout, allocation=allocation, capacity=capacity
+        )
+        for _ in range(dice.randint(0, 6)):
+            length = dice.choice([512, 4096, 65536, 300 * 1024])
+            at = dice.randrange(0, capacity - length, 512)
+            storage.write(
+                volume, dice.choice([f"write -P {dice.randint(0, 255)} {at} {length}", f"write -z {at} {length}"])
+            )
+        chain.append(volume)
+    digests = [storage.digest(volume) for volume in chain]
+    wanted = copy(dice.choice(chain), two, format=dice.choice([RAW, COW]))
+    assert agent.do(wanted).phase is Phase.DONE
+    assert storage.digest(wanted.target) == digests[[volume.volume_id for volume in chain].index(wanted.volume_id)]
+    assert agent.do(move(chain[0], two)).phase is Phase.DONE
+    there = refs(two, image, chain)
+    assert [storage.digest(volume) for volume in there] == digests
+    assert all(storage.is_sound(volume) for volume in there)
+    assert nothing_in(one)
