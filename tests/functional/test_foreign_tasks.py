@@ -1,4 +1,4 @@
-"""Tasks that hosts of the original left on the master: those of its own sample, and one cut off at each of its steps."""
+"""Tasks that hosts of the original left on the master: those of its sample, and one cut off at each of its steps."""
 
 from __future__ import annotations
 
