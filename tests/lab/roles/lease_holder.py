@@ -2,8 +2,8 @@
 
     python -P lease_holder.py DOMAIN HOST_ID IDS LEASES COUNTER RATE
 
-Says on standard output, a line each: joined, holds VERSION, counts, lost REASON, refused REASON. Its count goes to the sector
-of the counter's disk that has the number of its host id.
+Says on standard output, a line each: joined, holds VERSION, counts, lost REASON, refused REASON. Its count goes to the
+sector of the counter's disk that has the number of its host id.
 """
 
 from __future__ import annotations
