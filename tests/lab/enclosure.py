@@ -48,6 +48,7 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount --bind "$PROJECT" "$DIR/project"
 mount -t tmpfs -o mode=755 layers "$DIR/layers"
+mkdir -p /rhev; mount -t tmpfs -o mode=755 rhev /rhev
 for place in etc var; do
     mkdir "$DIR/layers/$place" "$DIR/layers/$place.work"
     upper="upperdir=$DIR/layers/$place,workdir=$DIR/layers/$place.work"

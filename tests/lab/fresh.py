@@ -2,7 +2,7 @@
 
     test process ─ unshare ─ init (pid 1 of the host: reaps) ─ make run ─ libvirtd, supervdsmd, vdsmd, QEMU …
 
-Private: /etc and /var (written over the machine's), /run; processes; the network (loopback only).
+Private: /etc and /var (written over the machine's), /run, /rhev; processes; the network (loopback only).
 The project and its .venv are the machine's. What is done inside, users and certificates included, is gone with it.
 """
 
@@ -30,6 +30,7 @@ for place in etc var; do
 done
 rm -rf /etc/pki/vdsm /etc/vdsm /var/lib/vdsm /var/log/vdsm /var/lib/libvirt/qemu/* /etc/libvirt/qemu/*.xml
 mount -t tmpfs -o mode=755 run /run
+mkdir -p /rhev; mount -t tmpfs -o mode=755 rhev /rhev
 mkdir -p /run/lock
 hostname fresh
 ip link set lo up

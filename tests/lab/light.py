@@ -45,6 +45,7 @@ set -e
 mount --make-rprivate /
 mount -t proc proc /proc
 mount -t sysfs sys /sys 2>/dev/null || true
+mkdir -p /rhev; mount -t tmpfs -o mode=755 rhev /rhev
 mkdir $DIR/dev; mount -t tmpfs -o mode=755 dev $DIR/dev
 for n in $DEVICES; do
     [ -e /dev/$n ] || continue
