@@ -19,6 +19,7 @@ from vdscli.failures import RequestFailed
 from vdscli.terminal import Output
 from vdsm.api.transfer import ImageTicket, NbdConfig
 from vdsm.base.errors import VdsmError
+from vdsm.services.storage_gates import Gates
 from vdsm.services.transfers import NbdService, TicketService
 from vdsm.system.qemu_nbd import Layer
 from vdsm.transfers.imageio_daemon import DaemonSettings
@@ -56,7 +57,7 @@ class Host:
         self.servers = NbdServers(self.run / "nbd")
         self.places = Places(str(self.root / "repository"), str(self.run / "storage"), (str(self.run / "nbd"),))
         self.ticket_verbs = TicketService(self.tickets, self.places)
-        self.nbd_verbs = NbdService(self.servers, self)
+        self.nbd_verbs = NbdService(self.servers, self, Gates(8))
         self.client = Client(self)
         self.calls: list[str] = []
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from vdsm.base import threads
 from vdsm.base.config import Config
+from vdsm.services.storage_gates import Gates
 from vdsm.services.transfers import NbdService, TicketService
 from vdsm.transfers.imageio_daemon import DaemonSettings
 from vdsm.transfers.nbd_servers import NbdServers, VolumePaths
@@ -39,7 +40,7 @@ class Transfers:
         )
         self.services: Mapping[str, object] = {
             "ImageTickets": TicketService(self._tickets, places),
-            "NBD": NbdService(self._servers, volumes),
+            "NBD": NbdService(self._servers, volumes, Gates(config.limits.storage_places)),
         }
         """The verbs' implementations, by their services' names."""
 

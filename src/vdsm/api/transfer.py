@@ -148,7 +148,12 @@ class ImageTickets(Protocol):
 class Nbd(Protocol):
     """NBD servers: one volume each, on a unix socket of this host."""
 
-    @verb(rest=post("/nbd-servers/{server_id}", body="config"), role=Role.OPERATOR, pool=Pool.HOST, name="start_server")
+    @verb(
+        rest=post("/nbd-servers/{server_id}", body="config"),
+        role=Role.OPERATOR,
+        pool=Pool.STORAGE,
+        name="start_server",
+    )
     def start_server(self, server_id: ServerIdParam, config: NbdConfig) -> str:
         """Serve a volume's content; its url, `nbd:unix:/...`. The same again answers the same.
 
@@ -164,7 +169,7 @@ class Nbd(Protocol):
             SharedVolume: a template's volume is served with ``readonly`` only.
         """
 
-    @verb(rest=delete("/nbd-servers/{server_id}"), role=Role.OPERATOR, pool=Pool.HOST, name="stop_server")
+    @verb(rest=delete("/nbd-servers/{server_id}"), role=Role.OPERATOR, pool=Pool.STORAGE, name="stop_server")
     def stop_server(self, server_id: ServerIdParam) -> None:
         """End an NBD server; one that is not there is gone already.
 

@@ -8,6 +8,7 @@ import msgspec
 
 from vdsm.api.transfer import ImageTicket, NbdConfig, TicketInfo
 from vdsm.base.errors import BadParameter
+from vdsm.services.storage_gates import Gates
 from vdsm.storage.errors import SharedVolume
 from vdsm.system.qemu_nbd import Export
 from vdsm.transfers.errors import ImageDaemonRefused
@@ -69,11 +70,13 @@ class NbdService:
     Args:
         servers: all of this host.
         volumes: finds the files of volumes.
+        gates: keep a domain that does not answer from taking all workers.
     """
 
-    def __init__(self, servers: NbdServers, volumes: VolumePaths) -> None:
+    def __init__(self, servers: NbdServers, volumes: VolumePaths, gates: Gates) -> None:
         self._servers = servers
         self._volumes = volumes
+        self._gates = gates
 
     def start_server(self, server_id: str, config: NbdConfig) -> str:
         """Serve a volume's content; its url."""
@@ -81,6 +84,10 @@ class NbdService:
         for field in ("sd_id", "img_id", "vol_id"):
             check_id(getattr(config, field), f"config.{field}")
         _check_bitmap(config)
+        with self._gates.domain(config.sd_id, "config.sd_id"):
+            return self._start(ident, config)
+
+    def _start(self, ident: str, config: NbdConfig) -> str:
         volume = self._volumes.paths(config.sd_id, config.img_id, config.vol_id)
         if volume.shared and not config.readonly:
             raise SharedVolume(config.vol_id)
