@@ -23,6 +23,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -155,10 +157,48 @@ def hunt(case: Case, base: Path, stride: int) -> Seen:
     return seen
 
 
+def hunt_in_time(case: Case, base: Path, kills: int) -> Seen:
+    """Kill the case at moments spread over its run: in the middle of what other programs do for it.
+
+    Raises:
+        AssertionError: as of ``hunt``.
+    """
+    furnished, now = base / "furnished", base / "now"
+    furnished.mkdir(parents=True)
+    (furnished / "journal").mkdir()
+    case.furnish(furnished)
+    _lay_out(furnished, now)
+    known = {"before": _Known(now, case)}
+    known["before"].look()
+    began_s = time.monotonic()
+    assert _in_child(lambda doom: _perform(case, now, doom), Doom())
+    took_s = time.monotonic() - began_s
+    known["after"] = _Known(now, case)
+    known["after"].look()
+    seen = Seen()
+    for number in range(kills):
+        _lay_out(furnished, now)
+        late_s = took_s * (number + 1) / (kills + 1)
+        killed = _in_child(lambda doom, late_s=late_s: _perform_until(case, now, doom, late_s), Doom()) == 0
+        assert _in_child(lambda doom: _recover(case, now, doom), Doom()) > 0
+        seen.kills += killed
+        outcome = _judge(case, now, known, f"killed after {late_s} of {took_s} s")
+        setattr(seen, outcome, getattr(seen, outcome) + 1)
+    return seen
+
+
+def _perform_until(case: Case, base: Path, doom: Doom, late_s: float) -> None:
+    timer = threading.Timer(late_s, os.kill, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+    _perform(case, base, doom)
+    timer.cancel()
+
+
 def main(cases: Mapping[str, Case]) -> int:
-    """The program: see the module."""
+    """The program: see the module. With a negative STRIDE so many kills are spread over the time that it takes."""
     base, name, stride = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    seen = hunt(cases[name], base, stride)
+    seen = hunt(cases[name], base, stride) if stride >= 0 else hunt_in_time(cases[name], base, -stride)
     print(json.dumps({**vars(seen), "phases": sorted(seen.phases)}))
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def larger_top(world: World) -> None:
         carry_out(Change(ref, capacity=2 * MIB), world.domain.backend, world.mover)
 
 
+def furnish_large(base: Path) -> None:
+    """Enough data that merging it takes a while."""
+    world = make_world(base)
+    world.fill(world.make(BASE, format=VolumeFormat.RAW, capacity=64 * MIB), 1, length=64 * MIB)
+    world.fill(world.make(MIDDLE, BASE, capacity=64 * MIB), 2, offset=MIB, length=62 * MIB)
+
+
 def with_clone(world: World) -> None:
     world.make(CLONE, TEMPLATE)
 
@@ -77,7 +85,9 @@ def create(ref: Any, **facts: Any) -> CreateVolume:
 
 
 NEW = volume(5, 1)
+MERGE = MergeJob(**OF_IMAGE, base_id=BASE.volume_id, top_id=MIDDLE.volume_id)
 CASES = {
+    "large merge": replace(case(lambda world: world.jobs.merge, MERGE, "after"), furnish=furnish_large),
     "create raw": case(
         lambda world: world.kinds.create_volume,
         create(NEW, format=VolumeFormat.RAW, allocation=Allocation.PREALLOCATED),
@@ -128,9 +138,7 @@ CASES = {
         "after",
         larger_top,
     ),
-    "merge": case(
-        lambda world: world.jobs.merge, MergeJob(**OF_IMAGE, base_id=BASE.volume_id, top_id=MIDDLE.volume_id), "after"
-    ),
+    "merge": case(lambda world: world.jobs.merge, MERGE, "after"),
     "finalize merge": case(
         lambda world: world.kinds.finalize_merge,
         Subchain(**OF_IMAGE, base_id=BASE.volume_id, top_id=MIDDLE.volume_id),

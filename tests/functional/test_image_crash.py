@@ -47,3 +47,9 @@ def test_killed_at_every_point_it_is_before_or_after(tmp_path: Path, case: str) 
 def test_recovery_is_killed_too(tmp_path: Path, case: str) -> None:
     seen = hunt(tmp_path / "base", case, 29)
     assert seen["kills"] > seen["points"] * 3 // 2
+
+
+def test_killed_while_data_is_merged_it_is_merged_at_the_next_start(tmp_path: Path) -> None:
+    seen = hunt(tmp_path / "base", "large merge", -5)
+    assert seen["kills"] >= 1
+    assert seen["before"] + seen["after"] == 5

@@ -24,6 +24,8 @@ from vdsm.storage.executor import DataMover, carry_out
 from vdsm.storage.ids import DomainId, VolumeRef
 from vdsm.storage.journaled import Entry, read_plan
 from vdsm.storage.mover import FindDomain
+from vdsm.storage.planned import written
+from vdsm.storage.usage import wait_until_free
 
 # How long the original waits for the host's id.
 _JOIN_S: Final = 180.0
@@ -100,6 +102,7 @@ class Guard:
                 *steps, last = read_plan(entries)
                 for step in steps:
                     run.check()
+                    wait_until_free(domain, written(step), run.check)
                     carry_out(step, domain.backend, self.mover.watched(run))
                     run.point(f"{type(step).__name__} is done")
                 before_last()

@@ -30,6 +30,7 @@ from vdsm.storage.kinds import Legality, VolumeFormat, VolumeKind
 from vdsm.storage.merge_kinds import Subchain
 from vdsm.storage.planned import Decided
 from vdsm.storage.steps import Change
+from vdsm.storage.usage import refuse_busy, wait_until_free
 
 _UNSET: Final = -1
 
@@ -188,6 +189,7 @@ def _merge(guard: Guard, tools: VolumeTools) -> Kind[MergeJob]:
         plan = plans.commit_merge(images, given.base, given.top)
         actual = images[given.base.image].volume(given.base_id).generation
         check_generation(given.base_generation, actual)
+        refuse_busy(guard.find(given.domain_id), [given.base, given.top])
         return msgspec.structs.replace(given, steps=write_plan(plan), generation=actual)
 
     def steps(given: MergeJob) -> Sequence[Step]:
@@ -243,6 +245,7 @@ def _acting(guard: Guard, name: str, given: VolumeJob, act: Callable[[Any], None
     def do(run: Run) -> None:
         with guard.leased(given.volume, run) as domain:
             check_generation(before, domain.backend.volume(given.volume).generation)
+            wait_until_free(domain, [given.volume], run.check)
             act(given)
             run.point("the volume is changed")
             change(Change(given.volume, generation=after), domain.backend)
@@ -255,6 +258,7 @@ def _decide_on_volume(guard: Guard, given: Any, check: Callable[[Domain, Any, Vo
     before = domain.backend.volume(given.volume)
     check_generation(given.requested, before.generation)
     check(domain, given, before)
+    refuse_busy(domain, [given.volume])
     return msgspec.structs.replace(given, generation=before.generation)
 
 

@@ -44,6 +44,7 @@ from vdsm.storage.steps import (
     undoing,
 )
 from vdsm.storage.steps import Step as Planned
+from vdsm.storage.usage import wait_until_free
 
 _LONG: Final = 100.0
 _WORDS: Final[dict[type[Planned], str]] = {
@@ -157,8 +158,10 @@ class Carrier:
         return found
 
     def _do(self, domain_id: DomainId, step: Planned, doomed: frozenset[VolumeRef], run: Run) -> None:
+        domain = self.find(domain_id)
+        wait_until_free(domain, written(step), run.check)
         try:
-            carry_out(step, self.find(domain_id).backend, self._mover.watched(run))
+            carry_out(step, domain.backend, self._mover.watched(run))
         except NoSuchVolume:
             # Made again after a crash: what it changes was already deleted by a later step.
             if not isinstance(step, Change) or step.volume not in doomed:
@@ -193,6 +196,17 @@ def _undoing(images: Images, step: Planned) -> Planned | None:
 
 def _read_back(entries: list[Entry | None]) -> list[Planned | None]:
     return [read_plan([entry])[0] if entry is not None else None for entry in entries]
+
+
+def written(step: Planned) -> tuple[VolumeRef, ...]:
+    """The volumes that QEMU's tools open for a step."""
+    match step:
+        case Commit(top, base):
+            return (top, base)
+        case Rebase(volume) | Resize(volume):
+            return (volume,)
+        case _:
+            return ()
 
 
 def _is_long(step: Planned) -> bool:
