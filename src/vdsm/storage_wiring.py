@@ -10,21 +10,24 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from vdsm.base import threads
 from vdsm.base.config import Config
 from vdsm.base.errors import VdsmError
+from vdsm.bindings.storage_metrics import StorageFigures
 from vdsm.operations.host_journal import HostJournal
 from vdsm.operations.kinds import Kinds
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.privileged.calls import Privileged
 from vdsm.services.notifications import Notifications
-from vdsm.services.own_storage import OwnStorage, StorageParts
 from vdsm.services.ovf_store import OvfStore, stream_kinds
+from vdsm.services.own_storage import OwnStorage, StorageParts
 from vdsm.services.served_volumes import DomainVolumes
 from vdsm.services.storage_connections import StorageConnectionService
 from vdsm.services.storage_copies import copy_kinds
@@ -57,7 +60,7 @@ from vdsm.storage.lock_maker import lock_maker
 from vdsm.storage.monitor import DomainReport, Monitors
 from vdsm.storage.mover import QemuImages
 from vdsm.storage.oop.pool import HelperPool
-from vdsm.storage.oop.supervisor import HelperLimits, HelperStats
+from vdsm.storage.oop.supervisor import HelperLimits
 from vdsm.storage.pool_errors import NoSuchPool
 from vdsm.storage.pools import PoolParts, Pools
 from vdsm.storage.preparing import Preparer
@@ -115,7 +118,8 @@ class Storage:
         self._wire_operations(settings.tasks)
         self.preparer = Preparer(self.domains.find, self.repository.run)
         self.tasks = Tasks(self.pools)
-        self.services: Mapping[str, object] = self._services(Gates(config.limits.storage_places))
+        self._gates = Gates(config.limits.storage_places)
+        self.services: Mapping[str, object] = self._services(self._gates)
         """The verbs' implementations, by their services' names."""
 
     def _wire_operations(self, workers: int) -> None:
@@ -199,8 +203,11 @@ class Storage:
             "Task": TaskService(self.tasks),
         }
 
-    def start(self) -> None:
-        """Clean what the last process left, and begin to settle its work; returns at once."""
+    def start(self, then: Callable[[], None]) -> None:
+        """Clean what the last process left, and begin to settle its work; returns at once.
+
+        ``then`` is called when the journals of this host have been read.
+        """
         try:
             for place in (self.repository.mounts, f"{self.repository.root}/hsm-tasks"):
                 Path(place).mkdir(mode=0o755, exist_ok=True)
@@ -208,9 +215,9 @@ class Storage:
             self.repository.clean(frozenset(item.path for item in mounted))
         except (OSError, VdsmError) as error:
             log.warning("the repository tree cannot be used: %s", error)
-        threads.start("storage-begin", self._begin)
+        threads.start("storage-begin", self._begin, then)
 
-    def _begin(self) -> None:
+    def _begin(self, then: Callable[[], None]) -> None:
         for what, begin in (
             ("domains", self._domain_operations.resume),
             ("jobs", self.jobs.resume),
@@ -221,6 +228,7 @@ class Storage:
             except (OSError, VdsmError):
                 log.exception("this host's journal of %s cannot be read: nothing of that kind is done", what)
         self.work.settle()
+        then()
 
     def stop(self) -> None:
         """End everything where it is; leases of the lockspace stay, because VMs may need them."""
@@ -235,6 +243,7 @@ class Storage:
         parts = StorageParts(
             connections=self.connections,
             domains=self.domains,
+            work=self.work,
             pools=self.pools,
             tasks=self.tasks,
             monitors=self.monitors,
@@ -242,9 +251,15 @@ class Storage:
         )
         return OwnStorage(place, parts, in_use)
 
-    def helper_stats(self) -> list[HelperStats]:
-        """What the helper processes do."""
-        return self.helpers.stats()
+    def figures(self) -> StorageFigures:
+        """What storage is doing, for metrics; from memory."""
+        journals = {"domains": self._domain_operations, "jobs": self.jobs.operations}
+        current = self.pools.current()
+        with suppress(VdsmError):
+            if current is not None:
+                journals["tasks"] = self.pools.spm(current).operations
+        found = Counter((name, str(view.phase)) for name, journal in journals.items() for view in journal.views())
+        return StorageFigures(self.helpers.stats(), found, self._gates.under_way())
 
     def _host_id(self) -> int:
         """Under which this host lives in its pool."""

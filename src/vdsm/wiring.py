@@ -68,6 +68,7 @@ from vdsm.virt.disks import PathImages
 from vdsm.virt.fleet import Fleet
 from vdsm.virt.fleet import Settings as FleetSettings
 from vdsm.virt.hypervisor import Deadlines, Hypervisor, LibvirtFacts, LibvirtHypervisor
+from vdsm.virt.lifecycle import Status
 from vdsm.virt.records import Records
 
 log = logging.getLogger(__name__)
@@ -167,6 +168,7 @@ class House:
                 monitor_interval_s=config.virt.monitor_interval_s,
                 not_responding_after_s=config.virt.not_responding_after_s,
             ),
+            release=lambda facts: self._images.release(facts),  # noqa: PLW0108 - there are none yet
         )
         self._hardware = HardwareSource(self._privileged.hardware)
         self.answers = StatsAnswers()
@@ -189,7 +191,8 @@ class House:
         self._traits = TraitsSource(config, self.capabilities.current, self._hardware, self._acceleration, self._guests)
         self.storage = Storage(config, state_dir, self._privileged, self._notifications)
         paths = PathImages(self._privileged, config.virt.disk_dirs)
-        images = VmImages(paths, self.storage.preparer, self.storage.pools.current)
+        self._images = images = VmImages(paths, self.storage.preparer, self.storage.pools.current)
+        self._own_storage = self.storage.own(state_dir / "storage.json", config.storage.host_id, self._has_images_in)
         launcher = Launcher(self.fleet, images, self._traits.current, instance)
         self._store = Definitions(state_dir / "definitions.sqlite")
         self._definitions = DefinitionService(self._store, self.fleet, launcher)
@@ -209,13 +212,14 @@ class House:
             "VM": VmService(self.fleet, launcher, images, self.answers),
             "Definition": self._definitions,
             "Token": self.tokens,
+            "Storage": self._own_storage,
             **self.storage.services,
             **self._transfers.services,
         }
 
     def start(self) -> None:
         """Begin to sample and to look for VMs; returns at once."""
-        self.storage.start()
+        self.storage.start(self._own_storage.start)
         self.statistics.start()
         self.fleet.start()
         self._transfers.start()
@@ -230,7 +234,16 @@ class House:
         except VdsmError as error:
             log.warning("what guests can have here is not known yet: %s", error)
         if self._config.virt.autostart and self.fleet.wait_ready(_READY_S):
+            self._own_storage.wait_settled(_READY_S)
             self._definitions.autostart()
+
+    def _has_images_in(self, domain_id: str) -> bool:
+        return any(
+            disk.domain_id == domain_id
+            for view in self.fleet.views()
+            if view.status is not Status.DOWN
+            for disk in view.facts.disks
+        )
 
     def stop(self) -> None:
         """End everything; VMs go on."""
@@ -238,6 +251,7 @@ class House:
         self.capabilities.stop()
         self.statistics.stop()
         self.fleet.stop()
+        self._own_storage.stop()
         self.storage.stop()
         self._privileged.close()
 
@@ -305,6 +319,7 @@ class _Ways:
                 "program": process.abandoned(),
                 "libvirt": house.hypervisor.health().abandoned,
             },
+            storage=house.storage.figures,
         )
 
     def start(self) -> None:

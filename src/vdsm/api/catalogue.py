@@ -8,6 +8,7 @@ from vdsm.api.host_storage import HostStorage
 from vdsm.api.image import Image
 from vdsm.api.lease import Lease
 from vdsm.api.sdm import VolumeJobs
+from vdsm.api.storage import Storage
 from vdsm.api.storage_domain import StorageDomain
 from vdsm.api.storage_pool import StorageConnections, StorageMerges, StoragePool
 from vdsm.api.task import Task
@@ -22,6 +23,7 @@ PROTOCOLS: tuple[type, ...] = (
     HostStorage,
     Vm,
     Definitions,
+    Storage,
     StoragePool,
     StorageConnections,
     StorageMerges,

@@ -24,15 +24,16 @@ import msgspec
 from vdsm.api import storage as api
 from vdsm.base import threads
 from vdsm.base.clock import monotonic_s
-from vdsm.base.errors import AlreadyExists, BadParameter, Failed, NotFound, Rejected, VdsmError
+from vdsm.base.errors import AlreadyExists, BadParameter, Failed, NotFound, VdsmError
 from vdsm.base.persist import persist_file, read_file
 from vdsm.base.undo import Undo
 from vdsm.operations.records import TaskResult, TaskState
 from vdsm.storage.connections import Connection, Connections
 from vdsm.storage.domain import Domain
 from vdsm.storage.domain_maker import NewDomain
+from vdsm.storage.domain_work import DomainWork
 from vdsm.storage.domains import Domains
-from vdsm.storage.errors import NoSuchDomain
+from vdsm.storage.errors import InvalidParameter, NoSuchDomain, StorageAccessDenied, StorageBusy
 from vdsm.storage.formats.mounts import normalize
 from vdsm.storage.ids import DomainId, PoolId, new_id
 from vdsm.storage.kinds import AttachedStatus, DomainRole, StorageType
@@ -46,20 +47,9 @@ log = logging.getLogger(__name__)
 _FORMAT: Final = 1
 _POOL_NAME: Final = "own"
 _RETRY_S: Final = 10.0
+_REFUSALS: Final = frozenset({InvalidParameter.code, StorageAccessDenied.code})
 _TASK_S: Final = 300.0
 _POLL_S: Final = 0.02
-
-
-@dataclass(eq=False)
-class StorageBusy(Rejected):
-    """A storage cannot be used, or left, as things are."""
-
-    name = "storage_busy"
-    code = 1000
-    status = 409
-    message = "storage {storage}: {reason}"
-    storage: str
-    reason: str
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -87,6 +77,7 @@ class StorageParts:
 
     connections: Connections
     domains: Domains
+    work: DomainWork
     pools: Pools
     tasks: Tasks
     monitors: Monitors
@@ -148,7 +139,7 @@ class OwnStorage:
             else:
                 self._close_pool()
             if destroy:
-                self._parts.domains.format(kept.domain_id, auto_detach=True)
+                self._parts.work.format(kept.domain_id, auto_detach=True)
             self._write(msgspec.structs.replace(self._record, storages=tuple(others)) if others else _Record())
             self._disconnect(kept.request)
 
@@ -193,6 +184,7 @@ class OwnStorage:
     def _settle(self, kept: _Kept) -> None:
         """Go on with what the agent's end cut off, or take it back."""
         self._connect(kept.request)
+        self._parts.work.settle()
         try:
             self._parts.domains.find(kept.domain_id)
         except NoSuchDomain:
@@ -222,8 +214,8 @@ class OwnStorage:
             undo.add(self._disconnect, kept.request)
             self._connect(kept.request)
             if kept.fresh:
-                self._parts.domains.create(_new_domain(kept))
-                undo.add(self._parts.domains.format, kept.domain_id, auto_detach=True)
+                self._parts.work.create(_new_domain(kept))
+                undo.add(self._parts.work.format, kept.domain_id, auto_detach=True)
             if not before.storages:
                 undo.add(self._close_pool)
             self._use(kept)
@@ -305,18 +297,20 @@ class OwnStorage:
             Failed: it did not succeed, or takes too long.
         """
         until_s = monotonic_s() + _TASK_S
-        while (status := self._parts.tasks.status(task_id)).state is not TaskState.FINISHED:
+        while (status := self._parts.tasks.status(task_id)).state != TaskState.FINISHED.value:
             if monotonic_s() > until_s:
                 raise Failed(f"task {task_id}", "it takes too long")
             self._wake.wait(_POLL_S)
         self._parts.tasks.clear(task_id)
-        if status.result is not TaskResult.SUCCESS:
+        if status.result != TaskResult.SUCCESS.value:
             raise Failed(f"task {task_id}", status.message)
 
     def _connect(self, request: api.StorageRequest) -> None:
         (status,) = self._parts.connections.connect([_connection(request)])
+        if status.code in _REFUSALS:
+            raise BadParameter("path", status.reason)
         if status.code:
-            raise Failed(f"connecting {request.path}", f"error {status.code}")
+            raise Failed(f"connecting {request.path}", status.reason)
 
     def _disconnect(self, request: api.StorageRequest) -> None:
         self._parts.connections.disconnect([_connection(request)])

@@ -19,10 +19,10 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from vdsm.base import threads
 from vdsm.base.clock import monotonic_s
@@ -55,11 +55,13 @@ _MARGIN_S: Final = 60.0
 _FUSE: Final = "fuse"
 
 
-class Status(NamedTuple):
-    """How one connection came out: 0, or the error's number."""
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How one connection came out: 0, or the error's number, and what went wrong in words."""
 
     id: str
     code: int
+    reason: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,32 +149,32 @@ class Connections:
     def _each(
         self, verb: str, action: Callable[[Connection, str], None], connections: Sequence[Connection]
     ) -> list[Status]:
-        codes = [MountFailed.code] * len(connections)
+        found = [Status(connection.id, MountFailed.code, "it takes too long") for connection in connections]
         pairs = list(enumerate(connections))
         one = partial(self._one, verb, action)
         try:
             for (number, _), done in threads.itmap(one, pairs, workers=_MOST_AT_ONCE, timeout_s=self._deadline_s):
-                codes[number] = done.result()
+                found[number] = done.result()
         except Unfinished as error:
             log.error("%s: %s", verb, error)  # noqa: TRY400 - the deadline says it all
-        return [Status(connection.id, code) for connection, code in zip(connections, codes, strict=True)]
+        return found
 
-    def _one(self, verb: str, action: Callable[[Connection, str], None], pair: tuple[int, Connection]) -> int:
+    def _one(self, verb: str, action: Callable[[Connection, str], None], pair: tuple[int, Connection]) -> Status:
         connection = pair[1]
         began = monotonic_s()
+        code, reason = 0, ""
         try:
             path = self._repository.mount_of(connection.spec, connection.type)
             self._places.do(path, (verb, replace(connection, id="")), partial(action, connection, path))
-            code = 0
         except VdsmError as error:
-            code = _code(error)
+            code, reason = _code(error), str(error)
             log.warning("%s %s %r: %s", verb, connection.type.value, connection.spec, error)
-        except Exception:
-            code = ConnectionFailed.code
+        except Exception as error:
+            code, reason = ConnectionFailed.code, type(error).__name__
             log.exception("%s %s %r", verb, connection.type.value, connection.spec)
         seconds = monotonic_s() - began
         log.info("%s %s %r: %d, %.3f s", verb, connection.type.value, connection.spec, code, seconds)
-        return code
+        return Status(connection.id, code, reason)
 
     def _connect(self, connection: Connection, path: str) -> None:
         if connection.type is StorageType.LOCALFS:

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,11 +29,14 @@ from vdsm.storage.formats import tree
 from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.headers import FileHeaders, Headers
 from vdsm.storage.ids import DomainId, ImageId, ImageRef, PoolId, VolumeId, VolumeRef
+from vdsm.storage.inspection import Inspector
 from vdsm.storage.kinds import Legality, VolumeFormat
 from vdsm.storage.mover import FindDomain
 from vdsm.storage.steps import Change
 
 log = logging.getLogger(__name__)
+
+Accept = Callable[[Domain, Image, VolumeId, Mapping[VolumeId, str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +102,16 @@ class Preparer:
         find: the handle on a domain.
         run: where the links are.
         headers: who reads what containers say.
+        accept: who refuses images that QEMU must not open.
     """
 
-    def __init__(self, find: FindDomain, run: str = tree.RUN, headers: Headers | None = None) -> None:
+    def __init__(
+        self, find: FindDomain, run: str = tree.RUN, headers: Headers | None = None, accept: Accept | None = None
+    ) -> None:
         self._find: Final = find
         self._run: Final = run
         self._headers: Final = headers or FileHeaders()
+        self._accept: Final = accept or _accept
 
     def prepare(
         self,
@@ -127,6 +134,7 @@ class Preparer:
         Raises:
             NoSuchDomain, NoSuchImage, NoSuchVolume: it is not there.
             IllegalVolume: a volume's content is not to be used.
+            ImageRefused: a volume's header does not say what the metadata says, or is hostile.
             Damaged: its metadata cannot be read.
             StorageFailed: the storage or /run refused; nothing is left prepared.
         """
@@ -138,6 +146,8 @@ class Preparer:
             _refuse_illegal(image)
         paths = domain.backend.prepare(image_id)
         try:
+            if not allow_illegal:
+                self._accept(domain, image, leaf_id, paths)
             for ident in image.volumes:
                 self._repair(domain, VolumeRef(domain_id, image_id, ident), image, paths[ident])
             link = self._link(domain, image_id)
@@ -193,6 +203,10 @@ class Preparer:
 
     def _link_path(self, domain_id: DomainId, image_id: ImageId) -> Path:
         return Path(self._run, domain_id, image_id)
+
+
+def _accept(domain: Domain, image: Image, leaf_id: VolumeId, paths: Mapping[VolumeId, str]) -> None:
+    Inspector(domain.files, direct=domain.kind.is_shared).accept(image, leaf_id, paths)
 
 
 def _refuse_illegal(image: Image) -> None:
