@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import subprocess
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,10 +205,7 @@ def test_name_and_path_are_used_once(agent: AgentHost, directory: Path) -> None:
 
 
 def test_killed_while_storage_is_made_leaves_it_made_or_not(agent: AgentHost, directory: Path) -> None:
-    """Killed after more and more milliseconds: afterwards it is listed and works, or it is not there and can be made."""
-    import threading
-    import time
-
+    """Later and later: afterwards it is listed and works, or it is not there and can be made."""
     for delay_ms in (5, 20, 45, 80, 120, 170, 240, 330):
         place = directory.with_name(f"{directory.name}-{delay_ms}")
         place.mkdir(mode=0o777)
@@ -225,8 +226,5 @@ def test_killed_while_storage_is_made_leaves_it_made_or_not(agent: AgentHost, di
 
 
 def _make_quietly(agent: AgentHost, place: Path) -> None:
-    import contextlib
-    import http.client
-
     with contextlib.suppress(Problem, OSError, http.client.HTTPException, ValueError):
         make(agent, "killed", place)
