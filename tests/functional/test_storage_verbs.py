@@ -194,6 +194,76 @@ def test_jobs_of_the_host(agent: SimulatedAgent, engine: EngineStorage, director
     eventually(lambda: engine.jobs([again])[again] == ("failed", 911), "another generation is refused")
 
 
+def test_events_tell_what_becomes_of_storage(agent: SimulatedAgent, engine: EngineStorage, directory: Path):
+    engine.add_domain("LOCALFS", str(directory))
+    engine.make_data_centre()
+    event = engine.host.event(f"*|storage|domain_status|{engine.domain_id}")
+    assert (event.params["id"], event.params["valid"], event.params["code"]) == (engine.domain_id, True, 0)
+    image, volume = str(uuid.uuid4()), str(uuid.uuid4())
+    engine.create_volume(image, volume, MIB)
+    ended = ("createVolume", "finished")
+    while True:
+        event = engine.host.event("*|storage|task_status|*")
+        if (event.params["verb"], event.params["taskState"]) == ended:
+            break
+    assert (event.params["taskResult"], event.params["code"]) == ("success", 0)
+    job = str(uuid.uuid4())
+    address = {"sd_id": engine.domain_id, "img_id": image, "vol_id": volume, "generation": 0}
+    engine.ask("SDM.update_volume", job_id=job, vol_info=address, vol_attr={"description": "x"})
+    while (event := engine.host.event(f"*|jobs|status|{job}")).params["status"] != "done":
+        pass
+    assert event.params["job_type"] == "storage"
+
+
+def test_the_same_over_rest(agent: SimulatedAgent, directory: Path):
+    domain, pool = str(uuid.uuid4()), str(uuid.uuid4())
+    connection = {"domain_type": "LOCALFS", "connections": [{"connection": str(directory)}]}
+    with agent.local() as client:
+
+        def ask(method: str, path: str, body: object = None, status: int = 200) -> Any:
+            answer = client.request(method, f"/api/v1{path}", json=body)
+            assert answer.status_code == status, answer.text
+            return answer.json() if answer.content else None
+
+        assert ask("POST", "/storage-connections", connection)[0]["status"] == 0
+        wanted = {"domain_id": domain, "domain_type": "LOCALFS", "location": str(directory), "name": "x"}
+        refused = ask("POST", "/storage-domains", {**wanted, "domain_type": "4"}, 422)
+        assert refused["field"] == "domain_type"
+        refused = ask("POST", "/storage-domains", {**wanted, "location": "/nowhere"}, 409)
+        assert refused["code"] == 360
+        ask("POST", "/storage-domains", wanted, 204)
+        found = ask("GET", f"/storage-domains/{domain}")
+        assert (found["domain_class"], found["version"], found["type"]) == ("Data", 5, "LOCALFS")
+        refused = ask("GET", f"/storage-domains/{domain.upper()}", None, 422)
+        assert (refused["field"], refused["code"]) == ("domain_id", 1000)
+        assert ask("GET", f"/storage-domains/{domain}/stats")["diskfree"] > 0
+        assert ask("GET", "/storage-domains?storage_type=LOCALFS&domain_class=Data").count(domain) == 1
+        assert domain not in ask("GET", "/storage-domains?storage_type=NFS")
+        ask("POST", "/pools", {"pool_id": pool, "name": "p", "master_id": domain}, 204)
+        ask("POST", f"/pools/{pool}/connect", {"host_id": 1, "master_id": domain}, 204)
+        task = ask("POST", f"/pools/{pool}/spm/start", {}, 202)
+        eventually(lambda: ask("GET", f"/tasks/{task}")["task_state"] == "finished", "this host is the SPM")
+        explained = ask("GET", f"/tasks/{task}/explanation")
+        assert explained["left"] == []
+        ask("DELETE", f"/tasks/{task}", None, 204)
+        ask("GET", f"/tasks/{task}", None, 404)
+        volumes = f"/storage-domains/{domain}/images/{uuid.uuid4()}/volumes"
+        volume = {"volume_id": str(uuid.uuid4()), "size": MIB, "vol_format": "COW"}
+        task = ask("POST", volumes, volume, 202)
+        eventually(lambda: ask("GET", f"/tasks/{task}")["task_result"] == "success", "the volume is made")
+        found = ask("GET", f"{volumes}/{volume['volume_id']}")
+        assert (found["capacity"], found["format"], found["legality"]) == (MIB, "COW", "LEGAL")
+        assert ask("GET", f"{volumes}/{volume['volume_id']}/measure?target_format=RAW")["required"] == MIB
+        figures = client.get("/metrics").text
+        assert f'vdsm_storage_domain_valid{{domain="{domain}"}} 1.0' in figures
+        assert 'vdsm_operations{journal="tasks",phase="done"} 1.0' in figures
+        ask("DELETE", f"/tasks/{task}", None, 204)
+        ask("DELETE", f"/pools/{pool}", None, 204)
+        ask("DELETE", f"/storage-domains/{domain}", None, 204)
+        assert ask("POST", "/storage-connections/disconnect", connection)[0]["status"] == 0
+        assert list(directory.iterdir()) == []
+
+
 def test_errors_on_which_an_engine_branches(agent: SimulatedAgent, engine: EngineStorage, directory: Path):
     nobody = str(uuid.uuid4())
     engine.pool_id = nobody

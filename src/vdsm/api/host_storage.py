@@ -77,7 +77,7 @@ class HostStorage(Protocol):
             job_ids: only these; empty for all.
         """
 
-    @verb(rest=get("/tasks/info"), pool=Pool.STORAGE, legacy="getAllTasksInfo")
+    @verb(rest=get("/tasks/info"), legacy="getAllTasksInfo")
     def get_all_tasks_info(self) -> dict[str, TaskInfo]:
         """What each storage task does, by id.
 
@@ -85,7 +85,7 @@ class HostStorage(Protocol):
             NotSpm: this host does not manage a pool, so it has no tasks.
         """
 
-    @verb(rest=get("/tasks"), pool=Pool.STORAGE, legacy="getAllTasksStatuses")
+    @verb(rest=get("/tasks"), legacy="getAllTasksStatuses")
     def get_all_tasks_statuses(self) -> dict[str, TaskStatus]:
         """How far each storage task is, by id.
 

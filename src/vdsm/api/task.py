@@ -17,7 +17,7 @@ TaskIdParam = Annotated[str, Wire("taskID"), msgspec.Meta(description="the task'
 class Task(Protocol):
     """Tasks: the long work of the pool's manager (SPM). One that has ended stays until it is cleared."""
 
-    @verb(rest=get("/tasks/{task_id}"), pool=Pool.STORAGE, legacy="getTaskStatus")
+    @verb(rest=get("/tasks/{task_id}"), legacy="getTaskStatus")
     def get_status(self, task_id: TaskIdParam) -> TaskStatus:
         """How far a task is, and how it ended.
 
@@ -25,7 +25,7 @@ class Task(Protocol):
             NoSuchTask: there is none of this id.
         """
 
-    @verb(rest=get("/tasks/{task_id}/info"), pool=Pool.STORAGE, legacy="getTaskInfo")
+    @verb(rest=get("/tasks/{task_id}/info"), legacy="getTaskInfo")
     def get_info(self, task_id: TaskIdParam) -> TaskInfo:
         """What a task does.
 
@@ -60,7 +60,7 @@ class Task(Protocol):
             WrongTaskState: it cannot be taken back.
         """
 
-    @verb(rest=get("/tasks/{task_id}/explanation"), pool=Pool.STORAGE)
+    @verb(rest=get("/tasks/{task_id}/explanation"))
     def explain(self, task_id: TaskIdParam) -> TaskExplanation:
         """What a task has done, what it left on the disk, and what will become of it.
 
