@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,7 +69,11 @@ class PaperLock:
     joined: set[int] = field(default_factory=set)
     begun: set[int] = field(default_factory=set)
     left: list[int] = field(default_factory=list)
+    may_leave: threading.Event = field(default_factory=threading.Event)
     fails: str = ""
+
+    def __post_init__(self) -> None:
+        self.may_leave.set()
 
     def format(self) -> None:
         self.formatted += 1
@@ -82,9 +87,10 @@ class PaperLock:
         (self.begun if wait_s is None else self.joined).add(host_id)
 
     def leave(self, host_id: int) -> None:
-        self.left.append(host_id)
         self.joined.discard(host_id)
         self.begun.discard(host_id)
+        self.left.append(host_id)
+        assert self.may_leave.wait(60)
 
     def membership(self, host_id: int) -> Membership:
         if host_id in self.joined:

@@ -180,6 +180,20 @@ def test_domain_that_never_was_is_invalid_and_appears(place: Place, watch: Watch
     assert watch.told_of(wanted.id) == [(False, 358), (True, 0)]
 
 
+def test_domain_that_has_moved_is_found_where_it_is(tmp_path: Path) -> None:
+    places = [Place.of(tmp_path / "a"), Place.of(tmp_path / "b")]
+    domains = registry(places)
+    made = domains.create(request(places[0]))
+    monitors = Monitors(domains, interval_s=OFTEN_S)
+    monitors.watch(made.id)
+    eventually(lambda: monitors.reports()[made.id].actual)
+    Path(made.path).rename(f"{places[1].path}/{made.id}")
+    checked_after(monitors, [made.id], monotonic_s())
+    eventually(lambda: monitors.reports()[made.id].valid)
+    assert domains.find(made.id).mount == places[1].path
+    assert monitors.stop(60)
+
+
 def test_what_was_not_asked_is_asked_again_before_the_domain_is_invalid(place: Place, gate: Gate) -> None:
     domains = registry([place], LocalDoors(gate))
     made = domains.create(request(place))
@@ -297,20 +311,19 @@ def test_lockspace_that_cannot_be_joined_makes_no_domain_invalid(place: Place, w
     eventually(lambda: watch.report(made.id).acquired)
 
 
-def test_who_watches_again_joins_after_the_earlier_monitor_has_left(place: Place, watch: Watch, gate: Gate) -> None:
+def test_who_watches_again_joins_after_the_earlier_monitor_has_left(place: Place, watch: Watch) -> None:
     made = watch.domains.create(request(place))
     lock = watch.locks.made[made.id]
     watch.monitors.use_host_id(7)
     watch.monitors.watch(made.id)
     eventually(lambda: lock.begun == {7})
-    gate.open.clear()
-    reads = gate.reads
-    eventually(lambda: gate.reads > reads)  # the monitor is stuck
+    lock.may_leave.clear()
     assert not watch.monitors.unwatch(made.id, wait_s=0.0)
-    lock.left.clear()
-    watch.monitors.watch(made.id)
-    gate.open.set()
     eventually(lambda: lock.left == [7])
+    watch.monitors.watch(made.id)
+    later(watch, made.id)
+    assert lock.begun == set()  # the leaving is under way
+    lock.may_leave.set()
     eventually(lambda: lock.begun == {7})
     later(watch, made.id)
     assert (lock.begun, lock.left) == ({7}, [7])

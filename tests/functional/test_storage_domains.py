@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -467,18 +468,39 @@ class Late(LocalFiles):
         return names
 
 
+class Counted(list[Place]):
+    """Places that count how often they were asked for."""
+
+    asked = 0
+
+    def __iter__(self) -> Iterator[Place]:
+        self.asked += 1
+        return super().__iter__()
+
+
 def test_look_that_began_before_the_domain_was_made_proves_nothing(place: Place) -> None:
-    late, wanted = Late(), request(place)
-    domains = registry([place], LocalDoors(late))
+    late, wanted, places = Late(), request(place), Counted([place])
+    domains = registry(places, LocalDoors(late))
     with ThreadPoolExecutor(2) as callers:
         early = callers.submit(domains.find, DomainId(new_id()))
         eventually(lambda: late.lists == 1)
         registry([place]).create(wanted)
         asked = callers.submit(domains.find, wanted.id)
+        eventually(lambda: places.asked == 2)
+        time.sleep(0.05)  # until it waits; sooner, the test is no good but does not fail
         late.open.set()
         assert asked.result(60).id == wanted.id
         with pytest.raises(NoSuchDomain):
             early.result(60)
+
+
+def test_domain_that_has_moved_behind_our_back_is_found(tmp_path: Path) -> None:
+    places = [Place.of(tmp_path / "a"), Place.of(tmp_path / "b")]
+    made = registry(places).create(request(places[0]))
+    domains = registry(places)
+    assert domains.visible() == [made.id]
+    Path(made.path).rename(tmp_path / "b" / made.id)
+    assert domains.find(made.id).mount == places[1].path
 
 
 def test_domain_of_another_host_is_seen_by_the_next_who_asks(tmp_path: Path) -> None:

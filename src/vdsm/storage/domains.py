@@ -66,12 +66,17 @@ class Domains:
             known = self._open.get(domain_id)
         if known is not None:
             return known
-        try:
-            return self._opened(domain_id)
-        except NoSuchDomain:
-            # It may have moved since it was seen last.
-            self._places.forget(domain_id)
-            return self._opened(domain_id)
+        for _ in range(2):
+            mount = self._places.find(domain_id)
+            try:
+                domain = self._opener.open(mount, domain_id)
+            except NoSuchDomain:
+                # It is not where it was seen last: look anew.
+                self._places.forget(domain_id)
+                continue
+            with self._lock:
+                return self._open.setdefault(domain_id, domain)
+        raise NoSuchDomain(domain_id)
 
     def visible(self) -> list[DomainId]:
         """The domains in all storage that answers, sorted."""
@@ -241,11 +246,6 @@ class Domains:
     def opener(self) -> DomainOpener:
         """How domains are opened, and where their locks are."""
         return self._opener
-
-    def _opened(self, domain_id: DomainId) -> Domain:
-        domain = self._opener.open(self._places.find(domain_id), domain_id)
-        with self._lock:
-            return self._open.setdefault(domain_id, domain)
 
     def _half_made(self, domain_id: DomainId) -> Mount | None:
         """The mount that has what is left of a domain's making or removing."""
