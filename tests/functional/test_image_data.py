@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from domain_parts import eventually
 from image_domains import COW, MIB, RAW, Storage, open_domain, refs, run
 from needs import needs
 from storage_domains import metadata
@@ -355,3 +356,25 @@ def test_mutated_images_are_opened_harmlessly_or_refused(storage: Storage, one: 
             except ImageRefused as error:
                 outcomes.add(error.code)
     assert outcomes == {"accepted", 484}
+
+
+def test_image_that_is_let_go_of_a_moment_later_is_waited_for(storage: Storage, one: Domain) -> None:
+    """After the agent was killed its qemu-img may take a moment to be gone."""
+    base, top = storage.chain(one, COW, COW)
+    before = storage.digest(top)
+    holder = subprocess.Popen(
+        ["qemu-io", "-f", "qcow2", storage.path(base)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    try:
+        eventually(lambda: is_held(storage.path(base)))
+        threading.Timer(0.5, holder.kill).start()
+        storage.images.commit(top, base)
+    finally:
+        holder.kill()
+        holder.communicate(timeout=20)
+    assert storage.digest(base) == before
+
+
+def is_held(path: str) -> bool:
+    argv = ["qemu-img", "check", "-q", "-r", "leaks", "-f", "qcow2", path]
+    return "another process" in subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stderr

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum, unique
-from typing import Final, TypeAlias
+from functools import partial
+from typing import Final, TypeAlias, TypeVar
 
+from vdsm.base.clock import monotonic_s, sleep_s
 from vdsm.base.errors import BadParameter, CommandFailed
 from vdsm.storage import guard
 from vdsm.storage.access import DIRECT_BYTES
@@ -29,6 +31,13 @@ from vdsm.storage.kinds import Allocation, VolumeFormat
 from vdsm.storage.steps import Backing
 from vdsm.system.qemu_img import Header, changes, questions, work
 from vdsm.system.qemu_nbd import Layer
+
+T = TypeVar("T")
+
+# What qemu-img says of an image that is locked; how long a process that was killed takes to be gone; between two tries.
+_IN_USE: Final = "another process using the image"
+_LET_GO_S: Final = 10.0
+_LOOK_S: Final = 0.1
 
 FindDomain: TypeAlias = Callable[[DomainId], Domain]
 
@@ -135,7 +144,7 @@ class QemuImages:
             if above.backing[1] == "qcow2":
                 self._check(paths[base.volume_id], repair_leaks=True)
             with self._working(f"merging {top.volume_id}"):
-                work.commit(above.path, base.volume_id, self._follower(), cache=above.cache)
+                _let_go(partial(work.commit, above.path, base.volume_id, self._follower(), cache=above.cache))
             self._make_durable(above.domain, paths[base.volume_id])
 
     def rebase(self, volume: VolumeRef, backing: Backing) -> None:
@@ -148,7 +157,7 @@ class QemuImages:
                 return
             with changing(f"rebasing {volume.volume_id}"):
                 below = (backing.volume_id, backing.format.qemu)
-                changes.rebase(path, below, timeout_s=self._patience.change_s)
+                _let_go(partial(changes.rebase, path, below, timeout_s=self._patience.change_s))
             self._make_durable(domain, path)
 
     def resize(self, volume: VolumeRef, capacity: int) -> None:
@@ -159,7 +168,7 @@ class QemuImages:
             if self._header(domain, volume, path).virtual_size >= capacity:
                 return
             with changing(f"resizing {volume.volume_id}"):
-                changes.resize(path, "qcow2", capacity, timeout_s=self._patience.change_s)
+                _let_go(partial(changes.resize, path, "qcow2", capacity, timeout_s=self._patience.change_s))
             self._make_durable(domain, path)
 
     # Copies.
@@ -190,21 +199,19 @@ class QemuImages:
             with self.opened(target) as goal, self._working(what):
                 if state is Target.SAME and goal.format == "qcow2":
                     self._check(goal.path, repair_leaks=True)
-                work.convert(
-                    work.Copy(
-                        source=origin.path,
-                        source_format=origin.format,
-                        target=goal.path,
-                        target_format=goal.format,
-                        backing=goal.backing,
-                        blank=state is Target.FRESH and _reads_as_zeros(goal),
-                        bitmaps=bitmaps and goal.format == origin.format == "qcow2",
-                        unordered=goal.format == "raw" and goal.domain.kind.is_block,
-                        source_cache=origin.cache,
-                        target_cache=goal.cache,
-                    ),
-                    self._follower(),
+                what_to_do = work.Copy(
+                    source=origin.path,
+                    source_format=origin.format,
+                    target=goal.path,
+                    target_format=goal.format,
+                    backing=goal.backing,
+                    blank=state is Target.FRESH and _reads_as_zeros(goal),
+                    bitmaps=bitmaps and goal.format == origin.format == "qcow2",
+                    unordered=goal.format == "raw" and goal.domain.kind.is_block,
+                    source_cache=origin.cache,
+                    target_cache=goal.cache,
                 )
+                _let_go(partial(work.convert, what_to_do, self._follower()))
             self._settle(goal, state)
 
     # Questions.
@@ -318,19 +325,23 @@ class QemuImages:
 
     def _check(self, path: str, *, repair_leaks: bool) -> questions.Checked:
         with judged(path):
-            return questions.check(path, timeout_s=self._patience.question_s, repair_leaks=repair_leaks)
+            return _let_go(
+                partial(questions.check, path, timeout_s=self._patience.question_s, repair_leaks=repair_leaks)
+            )
 
     def _empty(self, target: VolumeRef) -> None:
         """Take everything out of a volume."""
         with self.opened(target) as goal, changing(f"emptying {target.volume_id}"):
             if goal.format == "qcow2":
-                changes.create_qcow2(
+                again = partial(
+                    changes.create_qcow2,
                     goal.path,
                     goal.metadata.capacity,
                     compatibility="1.1" if goal.domain.version >= 4 else "0.10",
                     backing=goal.backing,
                     timeout_s=self._patience.change_s,
                 )
+                _let_go(again)
 
     def _settle(self, goal: Opened, state: Target) -> None:
         """Make a copy durable, and take the space again that emptying a preallocated target gave back."""
@@ -385,6 +396,18 @@ def judged(path: str) -> Iterator[None]:
         yield
     except BadParameter as error:
         raise Damaged(path, error.reason) from error
+
+
+def _let_go(act: Callable[[], T]) -> T:
+    """Do what needs an image for itself; one that was killed a moment ago, with an agent, may not have let go of it."""
+    until = monotonic_s() + _LET_GO_S
+    while True:
+        try:
+            return act()
+        except (BadParameter, CommandFailed) as error:
+            if _IN_USE not in str(error) or monotonic_s() > until:
+                raise
+        sleep_s(_LOOK_S)
 
 
 def _reads_as_zeros(goal: Opened) -> bool:
