@@ -40,7 +40,7 @@ from vdsm.storage.pool_errors import (
 from vdsm.storage.pool_host import PoolHost
 from vdsm.storage.pool_kinds import ChangePool
 from vdsm.storage.pool_session import PoolFacts, PoolSession
-from vdsm.storage.spm import Spm
+from vdsm.storage.spm import Spm, SpmRole
 from vdsm.storage.switching import SwitchMaster
 
 log = logging.getLogger(__name__)
@@ -262,16 +262,19 @@ class PoolDomains(PoolHost):
 
     def _mend_role(self, session: PoolSession, domain_id: DomainId) -> None:
         facts = session.facts
-        if domain_id == facts.master.id or facts.domains.get(domain_id) is not AttachedStatus.ACTIVE:
+        spm = self._spm
+        if spm is None or spm.role is not SpmRole.SPM or domain_id not in facts.active():
             return
         try:
-            spm = self.spm(facts.pool_id)
-            metadata = self._domains.find(domain_id).backend.read_domain()
-            busy = any(view.kind == self._kinds.switch.name for view in spm.busy())
-            if metadata.role is DomainRole.MASTER and facts.pool_id in metadata.pools and not busy:
-                log.warning("domain %s says that it is the master of pool %s", domain_id, facts.pool_id)
-                change = ChangePool(facts.pool_id, "one master", (), (pool_edits.role(metadata, DomainRole.REGULAR),))
-                spm.perform(self._kinds.change, change, _WAIT_S)
+            # No move of the master can begin meanwhile, and none is under way.
+            with self._changing():
+                metadata = self._domains.find(domain_id).backend.read_domain()
+                moving = any(view.kind == self._kinds.switch.name for view in spm.busy())
+                wrong = domain_id != session.facts.master.id and metadata.role is DomainRole.MASTER
+                if wrong and facts.pool_id in metadata.pools and not moving:
+                    log.warning("domain %s says that it is the master of pool %s", domain_id, facts.pool_id)
+                    edit = pool_edits.role(metadata, DomainRole.REGULAR)
+                    spm.perform(self._kinds.change, ChangePool(facts.pool_id, "one master", (), (edit,)), _WAIT_S)
         except VdsmError as error:
             log.info("the role of domain %s is not looked at: %s", domain_id, error)
 

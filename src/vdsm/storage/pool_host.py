@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from vdsm.base import threads
 from vdsm.base.errors import Unfinished, VdsmError
 from vdsm.base.threads import itmap
 from vdsm.operations.journal import JournalStore, MemoryJournal
@@ -174,6 +175,15 @@ class PoolHost:
         spm = self._spm
         if spm is not None and view.phase in {Phase.UNDONE, Phase.HALF_UNDONE}:
             spm.give_up()
+        elif view.phase is Phase.DONE:
+            # In a thread of its own, as this one must not wait.
+            threads.start("pool-roles", self._mend_roles)
+
+    def _mend_roles(self) -> None:
+        session = self._session
+        for domain_id in session.facts.active() if session is not None else ():
+            if session is not None and domain_id != session.facts.master.id:
+                self._mend_role(session, domain_id)
 
     def _moved(self) -> None:
         session = self._session
