@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vds_bootstrap import account, hypervisor, pki
+from vds_bootstrap import account, demo, hypervisor, pki
 from vds_bootstrap.manifest import Made, Manifest
 from vds_bootstrap.setup import NotPossible
 
@@ -64,12 +64,22 @@ def _refuse_running(layout: Layout) -> None:
 
 
 def _refuse_images(layout: Layout) -> None:
-    images = sorted(path.name for path in layout.images_dir.glob("*"))
+    images = sorted(path.name for path in layout.images_dir.glob("*")) + _stored_images(layout)
     if images:
         raise NotPossible(
-            f"there are disk images in {layout.images_dir} ({', '.join(images[:5])}): move or delete them, "
+            f"there are disk images in {layout.state_dir} ({', '.join(images[:5])}): move or delete them, "
             'or say that they may go: make clean-host ARGS="--images"'
         )
+
+
+def _stored_images(layout: Layout) -> list[str]:
+    """Images in the storage domain that "make run" keeps, but for the one of its own VM."""
+    found = []
+    for image in layout.storage_dir.glob("*/images/*"):
+        own, _ = demo.ids({"domain_id": image.parent.parent.name})
+        if image.name != own:
+            found.append(str(image.relative_to(layout.state_dir)))
+    return sorted(found)
 
 
 def _manager_files(layout: Layout) -> set[Path]:

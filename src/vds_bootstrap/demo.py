@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from vds_bootstrap import account
 from vds_bootstrap.processes import wait_until
-from vds_bootstrap.programs import run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +18,10 @@ if TYPE_CHECKING:
 
 NAME: Final = "demo"
 MEMORY_MIB: Final = 256
-DISK_SIZE: Final = "1G"
+DISK_SIZE: Final = 1 << 30
+STORAGE: Final = "local"
+STORAGE_S: Final = 30.0
+TASK_S: Final = 30.0
 POLL_S: Final = 0.05
 CONSOLE_S: Final = 120.0
 AGENT_S: Final = 60.0
@@ -40,24 +41,85 @@ class Demo:
     console_s: float
 
 
-def make_disk(layout: Layout, name: str = NAME) -> Path:
-    """A new, empty qcow2 disk that belongs to the agent."""
-    path = layout.images_dir / f"{name}.qcow2"
-    path.unlink(missing_ok=True)
-    run(["qemu-img", "create", "-q", "-f", "qcow2", path, DISK_SIZE])
-    path.chmod(0o660)
-    os.chown(path, *account.ids(layout))
-    return path
+def ensure_storage(api: Api, layout: Layout) -> dict[str, Any]:
+    """The storage domain of this host that "make run" keeps, made when there is none; waits until it can be used.
+
+    Raises:
+        DemoFailed: it does not come up.
+    """
+    found = _storage(api)
+    if found is None:
+        api.post("/storage", {"name": STORAGE, "path": str(layout.storage_dir)})
+
+    def is_active() -> bool:
+        nonlocal found
+        found = _storage(api)
+        return found is not None and found["status"] == "active"
+
+    if not wait_until(is_active, STORAGE_S) or found is None:
+        raise DemoFailed(f"the storage {STORAGE} did not come up: {(found or {}).get('reason') or 'see the log'}")
+    return found
 
 
-def description(guest: Guest, disk: Path, name: str = NAME) -> dict[str, Any]:
+def make_image(api: Api, storage: dict[str, Any], name: str = NAME) -> dict[str, str]:
+    """A new, empty qcow2 image in the storage, in place of the one of the last run; where it is.
+
+    Raises:
+        DemoFailed: it was not made.
+    """
+    image_id, volume_id = ids(storage, name)
+    domain = f"/storage-domains/{storage['domain_id']}"
+    if image_id in api.get(f"{domain}/images"):
+        _finish(api, api.delete(f"{domain}/images/{image_id}"))
+    _finish(
+        api,
+        api.post(
+            f"{domain}/images/{image_id}/volumes",
+            {"volume_id": volume_id, "size": DISK_SIZE, "vol_format": "COW", "description": name},
+        ),
+    )
+    return {
+        "pool_id": storage["pool_id"],
+        "domain_id": storage["domain_id"],
+        "image_id": image_id,
+        "volume_id": volume_id,
+    }
+
+
+def ids(storage: dict[str, Any], name: str = NAME) -> tuple[str, str]:
+    """The image's and its volume's id: always the same in a storage, so that the next run finds them."""
+    home = uuid.UUID(storage["domain_id"])
+    return str(uuid.uuid5(home, f"image {name}")), str(uuid.uuid5(home, f"volume {name}"))
+
+
+def _storage(api: Api) -> dict[str, Any] | None:
+    return next((item for item in api.get("/storage") if item["name"] == STORAGE), None)
+
+
+def _finish(api: Api, task_id: str) -> None:
+    """Wait for a task of the storage and forget it."""
+    status: dict[str, Any] = {}
+
+    def is_over() -> bool:
+        nonlocal status
+        status = api.get(f"/tasks/{task_id}")
+        return bool(status["task_state"] == "finished")
+
+    if not wait_until(is_over, TASK_S):
+        raise DemoFailed(f"the storage's task {task_id} takes too long")
+    api.delete(f"/tasks/{task_id}")
+    if status["code"]:
+        raise DemoFailed(f"the disk was not made: {status['message']}")
+
+
+def description(guest: Guest, image: dict[str, str], name: str = NAME) -> dict[str, Any]:
     """The typed description of the VM, as POST /api/v1/vms takes it."""
     return {
         "name": name,
         "memory_mib": MEMORY_MIB,
         "vcpus": 1,
         "boot": {"kernel": str(guest.kernel), "initrd": str(guest.initrd), "cmdline": guest.cmdline_for(name)},
-        "disks": [{"path": str(disk), "format": "qcow2"}],
+        "disks": [{"image": image, "format": "qcow2"}],
         "nics": [{"model": "virtio"}],
         "serial_console": True,
         "guest_agent": True,

@@ -43,6 +43,16 @@ class Layout:
         return self.state_dir / "images"
 
     @property
+    def storage_dir(self) -> Path:
+        """Where the storage domain lies that "make run" makes."""
+        return self.state_dir / "storage"
+
+    @property
+    def storage_link(self) -> Path:
+        """What the agent calls that directory in its repository: all hosts make such names in the same way."""
+        return self.repository_dir / "mnt" / str(self.storage_dir).replace("_", "__").replace("/", "_")
+
+    @property
     def guest_dir(self) -> Path:
         """Where the tiny guest lies."""
         return self.state_dir / "guest"

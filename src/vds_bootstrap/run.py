@@ -83,13 +83,15 @@ def _run(layout: Layout, progress: Progress, signals: Signals, *, stay: bool) ->
 def _show(layout: Layout, progress: Progress, host: Host) -> Demo:
     """Start the VM, and wait until its guest is up and its agent answers."""
     tiny = guest.Guest(kernel=layout.guest_dir / "vmlinux", initrd=layout.guest_dir / "initrd.img")
-    disk = demo.make_disk(layout)
-    host.remember_files([disk])
+    with progress.step(f"Storage {demo.STORAGE} with a disk for the VM") as outcome:
+        host.remember_files([layout.storage_link])
+        image = demo.make_image(host.api, demo.ensure_storage(host.api, layout))
+        outcome.say(f"in {layout.storage_dir}")
     with progress.step(f"Starting the VM {demo.NAME}"):
         vm_id = str(uuid.uuid4())  # ours, so that it is known before there is a VM
         host.remember_machine(vm_id)
         host.remember_files([layout.log_dir / "console" / f"{vm_id}.log"])
-        host.api.post("/vms", {**demo.description(tiny, disk), "vm_id": vm_id})
+        host.api.post("/vms", {**demo.description(tiny, image), "vm_id": vm_id})
     with progress.step("Waiting for the guest's console") as outcome:
         console_s = demo.wait_for_console(host.api, layout, vm_id, tiny)
         outcome.say(f'it says "{tiny.marker} {demo.NAME}", {progress.elapsed_s():.1f} s after make run began')

@@ -97,6 +97,7 @@ def directories(layout: Layout, manifest: Manifest) -> None:
         os.chown(layout.state_dir, *agent)
     # QEMU runs as another user and has to reach disks and consoles by their names.
     account.directory(layout.images_dir, 0o711, agent, manifest)
+    account.directory(layout.storage_dir, 0o755, agent, manifest)
     account.directory(layout.guest_dir, 0o755, (0, 0), manifest)
     account.directory(layout.log_dir, 0o750, agent, manifest)
     account.directory(layout.log_dir / "console", 0o711, agent, manifest)
