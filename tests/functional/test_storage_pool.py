@@ -10,10 +10,14 @@ import pytest
 
 from domain_parts import eventually
 from pool_worlds import POOL, Host, places
-from vdsm.storage.errors import NoSuchDomain
+from storage_domains import NOW_S
+from vdsm.storage.errors import NoSuchDomain, UnsupportedVersion
+from vdsm.storage.executor import carry_out
 from vdsm.storage.formats.domain import LeaseParameters
-from vdsm.storage.ids import DomainId, PoolId, new_id
-from vdsm.storage.kinds import AttachedStatus, DomainClass, DomainRole
+from vdsm.storage.ids import DomainId, ImageId, PoolId, VolumeId, VolumeRef, new_id
+from vdsm.storage.kinds import AttachedStatus, DomainClass, DomainRole, VolumeFormat
+from vdsm.storage.mover import QemuImages
+from vdsm.storage.plans import NewVolume, create
 from vdsm.storage.pool_errors import (
     AlreadyAttached,
     CannotBeMaster,
@@ -31,6 +35,7 @@ from vdsm.storage.pool_errors import (
     PoolConnected,
     PoolExists,
     PoolInUse,
+    SpmNotStarted,
     WrongMaster,
 )
 from vdsm.storage.spm import SpmRole
@@ -420,3 +425,35 @@ def test_domain_that_is_gone_is_forgotten(host: Host, ids: list[DomainId]) -> No
     assert set(host.pools.info(POOL).domains) == {ids[0]}
     with pytest.raises(MasterNotDetached):
         host.pools.force_detach(ids[0], POOL)
+
+
+def test_old_pool_gets_todays_format(tmp_path: Path) -> None:
+    host = Host(tmp_path, places(tmp_path, 3))
+    ids = [host.new_domain(place, version=4) for place in host.places]
+    volume = VolumeRef(ids[0], ImageId(new_id()), VolumeId(new_id()))
+    backend = host.domains.find(ids[0]).backend
+    wanted = NewVolume(volume, 1 << 20, NOW_S, format=VolumeFormat.RAW)
+    for step in create({}, wanted):
+        carry_out(step, backend, QemuImages(host.domains.find))
+    before = backend.volume(volume)
+    meta = Path(host.domains.find(ids[0]).path) / "images" / volume.image_id / f"{volume.volume_id}.meta"
+    assert "SIZE=" in meta.read_text()
+    host.pools.create(POOL, "old", ids[0], 1, ids)
+    host.pools.connect(POOL, 1, ids[0], 1, {ids[0]: ACTIVE, ids[1]: ACTIVE, ids[2]: ATTACHED})
+    with pytest.raises(SpmNotStarted):
+        host.pools.spm_start(POOL, 3)
+    task = host.pools.spm_start(POOL, 5)
+    assert host.ended(task).result == "success"
+    assert [host.metadata(ident).version for ident in ids] == [5, 5, 4]
+    pairs = host.metadata(ids[0]).pairs()
+    assert (pairs["ALIGNMENT"], pairs["BLOCK_SIZE"], pairs["ROLE"]) == ("1048576", "512", "Master")
+    assert "CAP=1048576" in meta.read_text()
+    assert host.domains.find(ids[0]).backend.volume(volume) == before
+    assert host.pools.info(POOL).version == 5
+    host.pools.activate(ids[2], POOL)
+    assert host.metadata(ids[2]).version == 5
+    host.pools.upgrade(POOL, 5)
+    with pytest.raises(UnsupportedVersion):
+        host.pools.upgrade(POOL, 4)
+    assert host.tasks.statuses() == []
+    host.end()

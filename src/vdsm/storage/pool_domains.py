@@ -20,6 +20,7 @@ from vdsm.base.errors import VdsmError
 from vdsm.operations.records import Phase
 from vdsm.storage import master as masters
 from vdsm.storage import pool_edits
+from vdsm.storage.errors import UnsupportedVersion
 from vdsm.storage.formats.leases import RESERVED_HOST_ID
 from vdsm.storage.formats.pool import MAX_DOMAINS
 from vdsm.storage.ids import DomainId, PoolId
@@ -42,6 +43,7 @@ from vdsm.storage.pool_kinds import ChangePool
 from vdsm.storage.pool_session import PoolFacts, PoolSession
 from vdsm.storage.spm import Spm, SpmRole
 from vdsm.storage.switching import SwitchMaster
+from vdsm.storage.upgrading import upgrading
 
 log = logging.getLogger(__name__)
 
@@ -117,13 +119,14 @@ class PoolDomains(PoolHost):
             self._change(self.spm(facts.pool_id), "force detach", domain_id, [], None)
 
     def activate(self, domain_id: DomainId, pool_id: PoolId) -> None:
-        """Use a domain that is attached; again is fine.
+        """Use a domain that is attached; again is fine. One of an older version gets the pool's.
 
         Raises:
             NotSpm, NoSuchPool: this host does not manage the pool.
             NoSuchDomain: the domain is not connected.
             NotInPool: it does not belong to the pool.
             TooNew: its version is newer than the pool's.
+            UnsupportedVersion: it is older, and cannot be raised.
         """
         with self._changing():
             spm, facts = self.spm(pool_id), self.session(pool_id).facts
@@ -132,6 +135,7 @@ class PoolDomains(PoolHost):
                 raise NotInPool(domain_id, pool_id)
             if metadata.domain_class is DomainClass.DATA and metadata.version > facts.master.version:
                 raise TooNew(domain_id, metadata.version, facts.master.version)
+            self._raise_version(spm, facts, domain_id, facts.master.version)
             edits = []
             if domain_id != facts.master.id and metadata.role is DomainRole.MASTER:
                 edits.append(pool_edits.role(metadata, DomainRole.REGULAR))
@@ -175,6 +179,21 @@ class PoolDomains(PoolHost):
             if facts.master.id != old_id:
                 raise WrongMaster(pool_id, old_id, f"it is {facts.master.id}")
             return spm.submit(self._kinds.switch, self._switching(facts, new_id, master_version))
+
+    def upgrade(self, pool_id: PoolId, version: int) -> None:
+        """Give the pool's active data domains another version, the master first; nothing if they have it.
+
+        Raises:
+            NotSpm, NoSuchPool: this host does not manage the pool.
+            UnsupportedVersion: it is older than theirs, or cannot be reached from theirs.
+            VdsmError: one of them could not be changed; those before it are.
+        """
+        with self._changing():
+            spm, facts = self.spm(pool_id), self.session(pool_id).facts
+            if version < facts.master.version:
+                raise UnsupportedVersion(f"{facts.master.version} to {version}")
+            for ident in dict.fromkeys([facts.master.id, *facts.active()]):
+                self._raise_version(spm, facts, ident, version)
 
     def destroy(self, pool_id: PoolId) -> None:
         """Dissolve the pool: all its domains belong to none, and this host is connected to none.
@@ -235,6 +254,15 @@ class PoolDomains(PoolHost):
         self._relink(session)
         self._watch(session, before.domains)
 
+    def _raise_version(self, spm: Spm, facts: PoolFacts, domain_id: DomainId, version: int) -> None:
+        metadata = self._domains.find(domain_id).backend.read_domain()
+        if metadata.domain_class is not DomainClass.DATA or metadata.version >= version:
+            return
+        spm.perform(self._kinds.upgrade, upgrading(metadata, version), _WAIT_S)
+        if domain_id == facts.master.id:
+            # The handle has the old version.
+            self._the_session().set_master(self._domains.find(domain_id), facts.master_version)
+
     def _replace_master(self, spm: Spm, facts: PoolFacts, new_id: DomainId | None, version: int) -> None:
         others = [ident for ident in facts.active() if ident != facts.master.id]
         if new_id is None or new_id == facts.master.id:
@@ -259,6 +287,9 @@ class PoolDomains(PoolHost):
             known = facts.master.backend.read_domain().pool
             keys = known.pairs() if known is not None else {}
         return SwitchMaster(facts.pool_id, facts.host_id, facts.master.id, new_id, version, keys)
+
+    def _upgrade(self, pool_id: PoolId, version: int) -> None:
+        self.upgrade(pool_id, version)
 
     def _mend_role(self, session: PoolSession, domain_id: DomainId) -> None:
         facts = session.facts

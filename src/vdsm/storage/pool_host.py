@@ -92,7 +92,7 @@ class PoolHost:
             join_s=parts.join_s,
         )
         # What lives in memory only: starting the SPM.
-        self._start_kind: Final = start_kind(lambda: self._the_spm().start_steps())
+        self._start_kind: Final = start_kind(lambda: self._the_spm().start_steps(), self._upgrade)
         self.host_tasks: Final = Operations(
             Kinds([self._start_kind]), MemoryJournal(), Locks(), workers=1, changed=self._start_changed
         )
@@ -157,6 +157,9 @@ class PoolHost:
 
     def _mend_role(self, session: PoolSession, domain_id: DomainId) -> None:
         """Overridden where the SPM's changes are."""
+
+    def _upgrade(self, pool_id: PoolId, version: int) -> None:
+        """Overridden, as ``_mend_role``."""
 
     def _spm_of(self, pool_id: PoolId) -> Spm:
         self.session(pool_id)

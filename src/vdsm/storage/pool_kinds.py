@@ -3,6 +3,7 @@
 changePool     attach, detach, activate: a few writes; undone when it does not run through
 destroyPool    its domains are let go one after the other, the master last; it only goes forward
 switchMaster   see ``switching``
+upgradeDomain  see ``upgrading``
 
 They are no tasks but for switchMaster: the caller waits.
 """
@@ -22,8 +23,9 @@ from vdsm.storage.pool_edits import Edit
 from vdsm.storage.pool_session import DomainSource
 from vdsm.storage.pool_writer import PoolWriter
 from vdsm.storage.switching import FindSpm, SwitchMaster, switch_kind
+from vdsm.storage.upgrading import UPGRADE, UpgradeDomain, upgrade_kind
 
-INTERNAL: Final = frozenset({"changePool", "destroyPool"})
+INTERNAL: Final = frozenset({"changePool", "destroyPool", UPGRADE})
 """Kinds that no client sees as tasks."""
 
 
@@ -50,10 +52,11 @@ class PoolKinds:
     change: Kind[ChangePool]
     destroy: Kind[ChangePool]
     switch: Kind[SwitchMaster]
+    upgrade: Kind[UpgradeDomain]
 
     def all(self) -> list[Kind[Any]]:
         """For the registry."""
-        return [self.change, self.destroy, self.switch]
+        return [self.change, self.destroy, self.switch, self.upgrade]
 
 
 def pool_kinds(domains: DomainSource, writer: PoolWriter, spm: FindSpm) -> PoolKinds:
@@ -68,6 +71,7 @@ def pool_kinds(domains: DomainSource, writer: PoolWriter, spm: FindSpm) -> PoolK
         Kind("changePool", 1, ChangePool, lambda given: writer.steps(given.edits), _wants),
         Kind("destroyPool", 1, ChangePool, lambda given: writer.steps(given.edits), _wants, policy=Policy.FINISH),
         switch_kind(domains, writer, spm),
+        upgrade_kind(domains, writer),
     )
 
 

@@ -282,22 +282,22 @@ class Pools(PoolDomains):
 
         Args:
             pool_id: the pool.
-            version: which version its domains should have; None is theirs.
+            version: which version its domains should have; older ones are raised in the end. None is theirs.
 
         Raises:
             NoSuchPool: this host is not in it.
             IsSpm: it is the SPM.
-            SpmNotStarted: it is about to be, or the version is not the pool's.
+            SpmNotStarted: it is about to be, or the pool's version is higher.
         """
         facts, spm = self.session(pool_id).facts, self._spm_of(pool_id)
-        if version is not None and version != facts.master.version:
+        if version is not None and version < facts.master.version:
             raise SpmNotStarted(pool_id, _TOO_NEW.format(facts.master.version, version))
         if not spm.contend():
             if spm.role is SpmRole.SPM:
                 raise IsSpm(pool_id)
             raise SpmNotStarted(pool_id, "it is being started")
         try:
-            return self.host_tasks.submit(self._start_kind, SpmStart(pool_id)).id
+            return self.host_tasks.submit(self._start_kind, SpmStart(pool_id, version)).id
         except VdsmError:
             spm.give_up()
             raise

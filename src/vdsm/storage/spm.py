@@ -30,7 +30,7 @@ from vdsm.storage import master as masters
 from vdsm.storage.domain import Domain
 from vdsm.storage.errors import LeaseLost
 from vdsm.storage.foreign_tasks import ForeignTasks
-from vdsm.storage.ids import DomainId
+from vdsm.storage.ids import DomainId, PoolId
 from vdsm.storage.pool_errors import NotSpm, TasksRunning, error_of
 from vdsm.storage.pool_session import PoolSession
 from vdsm.storage.spm_term import SpmParts, Term
@@ -67,9 +67,10 @@ class SpmStatus:
 
 
 class SpmStart(msgspec.Struct, frozen=True):
-    """Become the SPM."""
+    """Become the SPM, and raise the domains' version; None leaves it."""
 
-    pool_id: str
+    pool_id: PoolId
+    version: int | None = None
 
 
 class Spm:
@@ -297,9 +298,17 @@ class Spm:
         return NotSpm(self._session.facts.pool_id)
 
 
-def start_kind(steps: Callable[[], list[Step]]) -> Kind[Any]:
+def start_kind(steps: Callable[[], list[Step]], upgrade: Callable[[PoolId, int], None]) -> Kind[Any]:
     """The kind of spmStart, which lives in memory."""
-    return Kind("spmStart", 1, SpmStart, lambda _: steps())
+
+    def all_steps(given: SpmStart) -> list[Step]:
+        def raise_version(_: Run) -> None:
+            if given.version is not None:
+                upgrade(given.pool_id, given.version)
+
+        return [*steps(), Step("raise the domains' version", raise_version)]
+
+    return Kind("spmStart", 1, SpmStart, all_steps)
 
 
 def _forget(operations: Operations, operation_id: str) -> None:
