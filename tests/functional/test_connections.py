@@ -47,10 +47,10 @@ class Host:
     connections: Connections
 
     def connect(self, *connections: Connection) -> list[int]:
-        return [code for _, code in self.connections.connect(connections)]
+        return [status.code for status in self.connections.connect(connections)]
 
     def disconnect(self, *connections: Connection) -> list[int]:
-        return [code for _, code in self.connections.disconnect(connections)]
+        return [status.code for status in self.connections.disconnect(connections)]
 
     def place(self, connection: Connection) -> Path:
         return Path(self.repository.mount_of(connection.spec, connection.type))
@@ -66,14 +66,14 @@ class Host:
         return Connections(self.repository, self.privileged)
 
 
-def make_host(folder: Path, *, mount_deadline_s: float = PATIENCE_S, fuse: tuple[str, ...] = ("bindfs",)) -> Host:
+def make_host(folder: Path, *, mount_deadline_s: float = PATIENCE_S, look_deadline_s: float = PATIENCE_S) -> Host:
     repository = Repository(str(folder / "dc"), str(folder / "run"))
     mounting = Mounting(
-        MountRules(str(Path(repository.root).resolve()), fuse),
+        MountRules(str(Path(repository.root).resolve()), ("bindfs",)),
         AGENT,
         QEMU,
         mount_deadline_s=mount_deadline_s,
-        look_deadline_s=PATIENCE_S,
+        look_deadline_s=look_deadline_s,
     )
     privileged = LocalPrivileged(call_deadline_s=PATIENCE_S, kvm_probe_s=1, mounting=mounting)
     privileged.prepare_repository()
@@ -186,7 +186,7 @@ def test_what_is_no_directory_is_a_bad_parameter(host: Host) -> None:
     (host.folder / "file").touch()
     bad = [local(host.folder / "file"), local(host.folder / "absent"), local("relative"), local("")]
     assert host.connect(*bad) == [1000] * 4
-    assert [code for _, code in host.connections.validate(bad)] == [1000] * 4
+    assert [status.code for status in host.connections.validate(bad)] == [1000] * 4
     assert host.connections.mounts() == []
 
 
@@ -305,7 +305,9 @@ def test_bad_ones_keep_nobody_from_the_others(host: Host) -> None:
         tmpfs("x" * 300, ident="10"),
         tmpfs("\udcff", ident="11"),
     ]
-    codes = dict(host.connections.connect(connections))
+    found = host.connections.connect(connections)
+    codes = {status.id: status.code for status in found}
+    assert all(bool(status.reason) == bool(status.code) for status in found)
     assert codes == {"1": 0, "9": 0} | {str(number): 1000 for number in (2, 3, 4, 5, 6, 7, 8, 10, 11)}
     assert list(codes) == [connection.id for connection in connections]
     assert len(host.connections.mounts()) == 2
@@ -370,6 +372,26 @@ def test_repository_behind_a_link(folder: Path) -> None:
     assert mounts_on(host.place(mounted)) == 1
     assert host.disconnect(mounted, linked) == [0, 0]
     assert host.connections.mounts() == []
+
+
+@needs("root", "fuse", "program:bindfs")
+def test_frozen_file_system_hinders_nobody_and_can_be_disconnected(host: Host) -> None:
+    frozen, fresh = posix(host.directory("data"), "fuse.bindfs", "allow_other"), tmpfs("fresh", ident="2")
+    assert host.connect(frozen) == [0]
+    server = int(subprocess.run(["pgrep", "-f", f"bindfs {frozen.spec} "], check=True, capture_output=True).stdout)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert host.connect(frozen, fresh) == [0, 0]
+        assert [found.spec for found in host.restarted().mounts()] == [frozen.spec, "fresh"]
+        host.repository.clean(frozenset(MountTable.read().by_target))
+        # A new look has to wait for it, and does so for its own deadline only.
+        hasty = make_host(host.folder, look_deadline_s=1)
+        assert hasty.connect(local(host.place(frozen) / "inner", "3"), fresh) == [477, 0]
+        assert host.disconnect(frozen, fresh) == [0, 0]
+        assert host.connections.mounts() == []
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert host.connect(frozen) == [0]
 
 
 # The root helper

@@ -55,13 +55,14 @@ if asked["verb"] == "prepare":
 connections = Connections(Repository(), privileged, mount_deadline_s=asked["deadline_s"])
 requests = [Connection(type=StorageType.NFS, **fields) for fields in asked.get("connections", [])]
 start = time.monotonic()
-codes = {}
+found = []
 if asked["verb"] in ("connect", "connect twice"):
-    codes = dict(connections.connect(requests))
+    found = connections.connect(requests)
 if asked["verb"] == "connect twice":
-    assert dict(connections.connect(requests)) == codes
+    assert connections.connect(requests) == found
 if asked["verb"] == "disconnect":
-    codes = dict(connections.disconnect(requests))
+    found = connections.disconnect(requests)
+codes = {status.id: status.code for status in found}
 listed = {item.path: [item.type.value, item.spec] for item in connections.mounts()}
 seconds = time.monotonic() - start
 print(json.dumps({"codes": codes, "mounts": listed, "seconds": seconds, "abandoned": privileged.abandoned()}))
