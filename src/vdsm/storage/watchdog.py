@@ -86,20 +86,20 @@ class Watchdog:
 
     def _look(self) -> str | None:
         """Why the lease is lost; None as long as it may not be."""
-        try:
-            self._gate.confirm()
-            self._gate.check()
-        except LeaseLost as error:
-            return error.reason
-        except VdsmError as error:
-            # Storage or keeper may come back in time.
-            log.warning("cannot look at the SPM's lease: %s", error)
-            if self._gate.overdue_s < self._patience_s:
-                return None
-            return self._shut(f"its time is over, and {error}")
-        except Exception as error:  # the top of a thread that must not die in silence
-            log.exception("cannot look at the SPM's lease")
-            return self._shut(f"{type(error).__name__}: {error}")
+        # A keeper that does not answer is no reason not to look at the storage.
+        for look in (self._gate.confirm, self._gate.check):
+            try:
+                look()
+            except LeaseLost as error:
+                return error.reason
+            except VdsmError as error:
+                # Storage or keeper may come back in time.
+                log.warning("cannot look at the SPM's lease: %s", error)
+                if self._gate.overdue_s >= self._patience_s:
+                    return self._shut(f"its time is over, and {error}")
+            except Exception as error:  # the top of a thread that must not die in silence
+                log.exception("cannot look at the SPM's lease")
+                return self._shut(f"{type(error).__name__}: {error}")
         return None
 
     def _shut(self, reason: str) -> str:
