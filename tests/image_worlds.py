@@ -80,6 +80,8 @@ def make_world(base: Path) -> World:
     """Make a domain in a directory, and open it."""
     (base / "mount").mkdir(parents=True)
     file_domain(LocalFiles(), base / "mount", replace(metadata(), domain_id=DOMAIN))
+    for name in ("inbox", "outbox"):  # large, and of no use on such a domain
+        (base / "mount" / DOMAIN / "dom_md" / name).unlink()
     return open_world(base)
 
 
