@@ -251,7 +251,7 @@ def completed(capsys: pytest.CaptureFixture[str], *words: str, shell: str = "zsh
         (["call", "VM.setTicket", "existingConnAction=f"], ["existingConnAction=fail"]),
         (["--soc"], ["--socket"]),
         (["vm", "pause", "--", "w"], ["web1", "web2"]),
-        (["nonsense", ""], ["vm", "host", "events", "top", "token", "call", "completion"]),
+        (["nonsense", ""], ["vm", "host", "image", "events", "top", "token", "call", "completion"]),
     ],
 )
 def test_candidates(agent: Agent, capsys: pytest.CaptureFixture[str], words: list[str], found: list[str]) -> None:
