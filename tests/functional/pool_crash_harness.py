@@ -24,9 +24,14 @@ from crash_harness import Doom, TornFiles, in_child
 
 from domain_parts import LocalDoors, eventually
 from pool_worlds import POOL, Host, places
+from storage_domains import NOW_S
 from vdsm.operations.records import SETTLED
-from vdsm.storage.ids import DomainId
-from vdsm.storage.kinds import AttachedStatus
+from vdsm.storage.executor import carry_out
+from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef, new_id
+from vdsm.storage.kinds import AttachedStatus, VolumeFormat
+from vdsm.storage.mover import QemuImages
+from vdsm.storage.plans import NewVolume
+from vdsm.storage.plans import create as plan_create
 from vdsm.storage.pool_edits import amended
 from vdsm.storage.pool_errors import WrongMaster
 
@@ -93,6 +98,26 @@ def furnish_masters(world: World) -> None:
     host.end()
 
 
+def furnish_old(world: World) -> None:
+    """A pool of the version before, with volumes."""
+    host = world.host()
+    ids = [host.new_domain(place, version=4) for place in host.places]
+    (world.base / "ids").write_text("\n".join(ids))
+    backend = host.domains.find(ids[0]).backend
+    for _ in range(2):
+        volume = VolumeRef(ids[0], ImageId(new_id()), VolumeId(new_id()))
+        for step in plan_create({}, NewVolume(volume, 1 << 20, NOW_S, format=VolumeFormat.RAW)):
+            carry_out(step, backend, QemuImages(host.domains.find))
+    host.pools.create(POOL, "a pool", ids[0], 1)
+    manage(host, ids, ACTIVE)
+    host.pools.spm_stop(POOL)
+    host.end()
+
+
+def upgrade(host: Host, ids: Ids) -> None:
+    host.pools.upgrade(POOL, 5)
+
+
 def create(host: Host, ids: Ids) -> None:
     host.pools.create(POOL, "a pool", ids[0], 1, ids)
 
@@ -144,6 +169,7 @@ SCENARIOS = {
     "detach": Scenario(furnish_pool, detach, (ACTIVE, ATTACHED)),
     "activate": Scenario(furnish_masters, activate, (ACTIVE, ATTACHED)),
     "destroy": Scenario(furnish_pool, destroy, (ACTIVE, ACTIVE)),
+    "upgrade": Scenario(furnish_old, upgrade, (ACTIVE,)),
     "switch": Scenario(furnish_pool, switch, (ACTIVE, ACTIVE)),
 }
 
@@ -176,7 +202,7 @@ def reconnect(world: World, host: Host, ids: Ids, scenario: Scenario) -> None:
     """As the manager would: with the master that it believes in, and otherwise with the other one."""
     masters = [(ids[0], 1), (ids[1], 2)]
     for master, version in masters if world.prefers == "old" else reversed(masters):
-        listed = None if scenario.on_disk else {ids[0]: ACTIVE, ids[1]: ACTIVE}
+        listed = None if scenario.on_disk else dict(zip(ids, scenario.states, strict=False))
         try:
             host.pools.connect(POOL, 1, master, version, listed)
         except WrongMaster:
@@ -193,7 +219,7 @@ def reconnect(world: World, host: Host, ids: Ids, scenario: Scenario) -> None:
 
 def picture(base: Path, scenario: Scenario) -> dict[str, str]:
     """What the domains say, and what is in their master directories; names that a torn write leaves do not count."""
-    paths = [*base.glob("storage*/*/dom_md/metadata")]
+    paths = [*base.glob("storage*/*/dom_md/metadata"), *base.glob("storage*/*/images/*/*.meta")]
     if scenario.act is not destroy:
         # What a dissolved pool leaves there belongs to nobody, and goes when the domain gets another pool.
         paths += [*base.glob("storage*/*/master/*/*/*"), *base.glob("storage*/*/master/*/*")]
