@@ -429,3 +429,36 @@ def history(backend: Backend, what: str, pick: int) -> Plan:
             return plans.delete(images, volume)
         case _:
             return plans.remove(images, ref)
+
+
+# By names alone
+
+
+def test_names_tell_where_volumes_are(backend: Backend) -> None:
+    template = first(backend)
+    child = clone(backend, template)
+    other = first(backend)
+    assert backend.image_ids() == tuple(sorted([template.image_id, child.image_id, other.image_id]))
+    assert backend.volume_ids(child.image_id) == tuple(sorted([template.volume_id, child.volume_id]))
+    assert backend.volume_ids(ImageId(new_id())) == ()
+    assert backend.homes(template.volume_id) == tuple(sorted([template.image_id, child.image_id]))
+    assert backend.homes(VolumeId(new_id())) == ()
+    half = address(backend)
+    backend.make_data(half, RAW)
+    assert backend.homes(half.volume_id) == ()
+    assert backend.volume_ids(half.image_id) == ()
+
+
+def test_sizes_are_those_of_each_container(backend: Backend) -> None:
+    template = first(backend)
+    child = clone(backend, template)
+    full = first(backend, format=VolumeFormat.RAW, allocation=Allocation.PREALLOCATED)
+    linked = VolumeRef(child.domain_id, child.image_id, template.volume_id)
+    assert backend.sizes() == {ref: backend.data(ref) for ref in (template, child, full, linked)}
+
+
+def test_nothing_to_tidy_is_no_harm(backend: Backend) -> None:
+    volume = first(backend)
+    before = backend.volume(volume)
+    backend.tidy(volume)
+    assert backend.volume(volume) == before
