@@ -70,7 +70,7 @@ class Place:
 
     def at(self, number: int) -> str | None:
         """The name of the lease at a record's place."""
-        names = self.areas.read_names(self.index.at(number, LeaseId("")))
+        names = self.index.names(number)
         assert names is None or names[0] == self.id
         return names[1] if names else None
 

@@ -154,8 +154,14 @@ class LeaseIndex:
         """Clear the lease of a record that is gone; nothing if something else is there, or its record is in use."""
         if any(record.number == number for record in self.read().records()):
             return
-        if self._names(number) == (self._domain.id, lease_id):
+        if self.names(number) == (self._domain.id, lease_id):
             self._clear(number)
+
+    def names(self, number: int) -> tuple[str, str] | None:
+        """The lockspace and the resource whose lease is at a record's place; None when there is none, or no room."""
+        if self._area.size() < xleases.volume_size(number + 1, self._shape):
+            return None
+        return self._names(number)
 
     def read_value(self, lease: LeaseRecord) -> JobValue | None:
         """What a lease's value says, as it is on the storage.
