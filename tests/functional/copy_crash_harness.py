@@ -144,8 +144,8 @@ class World:
                     path = self.storage.path(volume)
                     illegal = metadata.legality is Legality.ILLEGAL
                     content = "any" if illegal else digest(path, metadata.format.qemu)
-                    assert illegal or self.storage.is_sound(volume), volume
-                    found[path] = (replace(metadata, created_s=0), content)
+                    sound = illegal or self.storage.is_sound(volume)
+                    found[path] = (replace(metadata, created_s=0), content, sound)
         return found
 
 
