@@ -80,7 +80,7 @@ class Agent:
 
     def __init__(self, base: Path, doom: Doom) -> None:
         self.place = Place.of(base / "mount", StorageType.NFS, "server:/x")
-        doors = LocalDoors(DoomedFiles(doom))  # type: ignore[arg-type] # it answers as the real one
+        doors = LocalDoors(DoomedFiles(doom))
         self.domains: Domains = registry([self.place], doors, PaperLocks())
         self.kinds = DomainKinds(self.domains)
         journal = HostJournal(base / "journal")

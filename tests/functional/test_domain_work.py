@@ -30,7 +30,7 @@ STRIDE = 1 if os.environ.get("VDSM_EXHAUSTIVE") else 7
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("what", "outcome"), [("make", "before"), ("format", "after"), ("bare", "made")])
 def test_killed_at_every_point_nothing_is_left_between(tmp_path: Path, what: str, outcome: str) -> None:
-    argv = [sys.executable, HARNESS, tmp_path / "base", what, str(STRIDE)]
+    argv = [sys.executable, str(HARNESS), str(tmp_path / "base"), what, str(STRIDE)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout)

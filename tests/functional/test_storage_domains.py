@@ -19,7 +19,7 @@ from needs import needs
 from storage_domains import SAMPLE_ID, unpack_sample
 from vdsm.base.errors import NotResponding, Unfinished, VdsmError
 from vdsm.storage.domain_errors import DomainAttached, DomainNotReady, LongDescription, NoAccess, NotMounted
-from vdsm.storage.domain_maker import parse_version
+from vdsm.storage.domain_maker import NewDomain, parse_version
 from vdsm.storage.errors import (
     BrokenSeal,
     Damaged,
@@ -182,13 +182,15 @@ def test_wrong_request_is_refused_and_leaves_nothing(
 ) -> None:
     domains = registry([place])
     with pytest.raises(error) as refused:
-        domains.create(request(replace(place, **_of_place(facts)), **_of_request(facts)))
+        domains.create(request(_placed(place, facts), **_of_request(facts)))
     assert refused.value.code == code
     assert list(Path(place.path).iterdir()) == []
 
 
-def _of_place(facts: dict[str, object]) -> dict[str, object]:
-    return {{"kind": "type"}.get(name, name): value for name, value in facts.items() if name in {"kind", "spec"}}
+def _placed(place: Place, facts: dict[str, object]) -> Place:
+    kind, spec = facts.get("kind", place.type), facts.get("spec", place.spec)
+    assert isinstance(kind, StorageType)
+    return Place(place.path, kind, str(spec))
 
 
 def _of_request(facts: dict[str, object]) -> dict[str, object]:
@@ -223,8 +225,8 @@ def test_place_has_one_domain(place: Place) -> None:
     assert domains.visible() == [first.id]
 
 
-def replace_id(place: Place, domain_id: DomainId):
-    return type(request(place))(domain_id, place.type, place.spec)
+def replace_id(place: Place, domain_id: DomainId) -> NewDomain:
+    return NewDomain(domain_id, place.type, place.spec)
 
 
 def test_foreign_directories_do_no_harm_and_are_not_touched(place: Place) -> None:
