@@ -7,10 +7,8 @@ from dataclasses import replace
 from math import inf
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from vdsm.operations.kinds import Kind, Step
 from vdsm.storage import guard
 from vdsm.storage.errors import Damaged, LeaseFailed, LeaseHeld, LeaseLost, StorageFailed
 from vdsm.storage.formats.leases import Geometry, Leader, decode_leader
@@ -22,7 +20,7 @@ from vdsm.storage.oop import frames
 from vdsm.storage.oop.helper import Server
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.watchdog import Watchdog
-from vdsm.storage.write_gate import WriteGate, guarded
+from vdsm.storage.write_gate import WriteGate
 
 DOMAIN = DomainId(new_id())
 
@@ -176,33 +174,23 @@ def test_lock_of_one_host_never_runs_out(pair: Pair) -> None:
         gate.check()
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    name: str
-
-
-def test_steps_ask_before_they_do_and_undo(pair: Pair) -> None:
-    done: list[str] = []
-
-    def within(run: object) -> None:
-        guard.check()
-        done.append("do")
-        pair.other_takes_over()
-        guard.check()
-        done.append("not this")
-
-    kind = Kind("x", 1, Wanted, plan=lambda wanted: [Step(wanted.name, within, lambda run: done.append("undo"))])
-    (made,) = guarded([kind], pair.gate)
-    (step,) = made.plan(Wanted("a step"))
-    assert (made.name, step.name) == ("x", "a step")
-    for call in (step.do, step.undo):
-        with pytest.raises(LeaseLost):
-            call(None)
+def test_work_asks_at_its_beginning_and_whenever_it_wants(pair: Pair) -> None:
+    with pytest.raises(LeaseLost), guard.guarded(pair.gate.check):
+        pytest.fail("it was begun")
     pair.gate.open()
+    done = []
+
+    def work() -> None:
+        with guard.guarded(pair.gate.check):
+            guard.check()
+            done.append("before")
+            pair.other_takes_over()
+            guard.check()
+            done.append("after")
+
     with pytest.raises(LeaseLost):
-        step.do(None)
-    with pytest.raises(LeaseLost):
-        step.undo(None)
-    assert done == ["do"]
+        work()
+    assert done == ["before"]
     guard.check()  # outside nobody is asked
 
 

@@ -12,21 +12,18 @@
     the storage names another owner  one sector of the lease is read: also right where clocks stood still, as in a
                                      virtual machine that was paused
 
-``guarded`` kinds ask at the beginning of each step, and again (``guard``) before each change of a file in it.
+It is asked at the beginning of each step of an operation, and again (``guard``) before each change of a file in it.
 ``watchdog`` has the whole design.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import inf
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from vdsm.base.clock import boottime_s
-from vdsm.operations.kinds import Kind, Run, Step
-from vdsm.storage import guard
 from vdsm.storage.backend import Area
 from vdsm.storage.clusterlock import ClusterLock
 from vdsm.storage.domain import Domain
@@ -155,26 +152,3 @@ def spm_gate(domain: Domain, host_id: int) -> WriteGate:
             return decode_leader(domain.backend.area(Area.LEASES).read(offset, size), lock.sdm.path)
 
     return WriteGate(lock, lock.sdm, host_id, leader)
-
-
-def guarded(kinds: Iterable[Kind[Any]], gate: WriteGate) -> list[Kind[Any]]:
-    """The kinds, with steps that do and undo nothing without the gate's leave. Submit these, not the originals."""
-    return [dataclasses.replace(kind, plan=_guarded_plan(kind.plan, gate)) for kind in kinds]
-
-
-def _guarded_plan(plan: Callable[[Any], Iterable[Step]], gate: WriteGate) -> Callable[[Any], list[Step]]:
-    def guarded_plan(arguments: Any) -> list[Step]:
-        return [
-            dataclasses.replace(step, do=_guarded_call(step.do, gate), undo=_guarded_call(step.undo, gate))
-            for step in plan(arguments)
-        ]
-
-    return guarded_plan
-
-
-def _guarded_call(call: Callable[[Run], None], gate: WriteGate) -> Callable[[Run], None]:
-    def guarded_call(run: Run) -> None:
-        with guard.guarded(gate.check):
-            call(run)
-
-    return guarded_call
