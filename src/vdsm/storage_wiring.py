@@ -163,11 +163,10 @@ class Storage:
 
     def _services(self, gates: Gates) -> dict[str, object]:
         queries = ImageQueries(self.domains.find)
-        changes = ImageChanges(self.domains.find, self.data, self.locks)
         spm = SpmDoor(self.pools, self.domains)
         return {
             "HostStorage": HostStorageService(self.domains, self.monitors, self.pools, self.jobs, self.tasks),
-            "StorageConnections": StorageConnectionService(self.connections),
+            "StorageConnections": StorageConnectionService(self.connections, self.work.settle),
             "StoragePool": StoragePoolService(self.pools, self.domains, queries, gates),
             "StorageMerges": StorageMergeService(self._kinds, spm, gates),
             "StorageDomain": StorageDomainService(
@@ -180,6 +179,15 @@ class Storage:
                 spm=spm,
                 gates=gates,
             ),
+            **self._image_services(queries, spm, gates),
+            "SDM": VolumeJobService(self.jobs, self._job_kinds, self._copy_data),
+            "Lease": LeaseService(self.leases, self._lease_kinds, spm, gates),
+            "Task": TaskService(self.tasks),
+        }
+
+    def _image_services(self, queries: ImageQueries, spm: SpmDoor, gates: Gates) -> dict[str, object]:
+        changes = ImageChanges(self.domains.find, self.data, self.locks)
+        return {
             "Image": ImageService(
                 kinds=self._kinds,
                 copies=self._copies,
@@ -198,9 +206,6 @@ class Storage:
                 spm=spm,
                 gates=gates,
             ),
-            "SDM": VolumeJobService(self.jobs, self._job_kinds, self._copy_data),
-            "Lease": LeaseService(self.leases, self._lease_kinds, spm, gates),
-            "Task": TaskService(self.tasks),
         }
 
     def start(self, then: Callable[[], None]) -> None:

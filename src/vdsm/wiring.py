@@ -207,9 +207,12 @@ class House:
             domain_reports=self.storage.monitors.reports,
             report_kvm=config.virt.report_kvm,
         )
-        self.services: dict[str, object] = {
+        self.services = self._services(VmService(self.fleet, launcher, images, self.answers))
+
+    def _services(self, vms: VmService) -> dict[str, object]:
+        return {
             "Host": self.host,
-            "VM": VmService(self.fleet, launcher, images, self.answers),
+            "VM": vms,
             "Definition": self._definitions,
             "Token": self.tokens,
             "Storage": self._own_storage,

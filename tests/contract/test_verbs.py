@@ -21,6 +21,7 @@ from vdsm.bindings.manual import error_class, field_docs, manual_of, undocumente
 from vdsm.bindings.verbs import Side, bind
 from vdsm.services.definitions import DefinitionService
 from vdsm.services.hosts import HostService
+from vdsm.services.own_storage import OwnStorage
 from vdsm.services.storage_connections import StorageConnectionService
 from vdsm.services.storage_domains import StorageDomainService
 from vdsm.services.storage_hosts import HostStorageService
@@ -40,6 +41,7 @@ SERVICES = {
     "VM": VmService,
     "Definition": DefinitionService,
     "HostStorage": HostStorageService,
+    "Storage": OwnStorage,
     "StoragePool": StoragePoolService,
     "StorageConnections": StorageConnectionService,
     "StorageMerges": StorageMergeService,

@@ -13,8 +13,10 @@ from vdsm.storage.kinds import StorageType
 class StorageConnectionService:
     """Implements ``api.storage_pool.StorageConnections``."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, connected: Callable[[], None]) -> None:
+        """``connected`` is called after storage was connected: work that waited for it can go on."""
         self._connections: Final = connections
+        self._connected: Final = connected
 
     def connect_storage_server(
         self,
@@ -25,7 +27,9 @@ class StorageConnectionService:
     ) -> list[api.ConnectionStatus]:
         """Mount or link."""
         del pool_id
-        return _each(self._connections.connect, domain_type, connections)
+        statuses = _each(self._connections.connect, domain_type, connections)
+        self._connected()
+        return statuses
 
     def disconnect_storage_server(
         self,
