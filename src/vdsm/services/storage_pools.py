@@ -12,7 +12,7 @@ from vdsm.services.storage_gates import Gates
 from vdsm.services.storage_spm import SpmDoor
 from vdsm.storage import iso_files
 from vdsm.storage.domains import Domains
-from vdsm.storage.errors import UnsupportedOperation, UnsupportedVersion
+from vdsm.storage.errors import UnsupportedOperation
 from vdsm.storage.formats.domain import LeaseParameters
 from vdsm.storage.ids import (
     BLANK,
@@ -162,11 +162,9 @@ class StoragePoolService:
             )
 
     def upgrade(self, pool_id: str, target_version: int) -> Literal["started"]:
-        """Nothing, when its domains have the version; others are not made out of old ones."""
+        """Give its domains a newer format; it is done when this returns."""
         with self._changing(pool_id) as ident:
-            self._pools.spm(ident)
-            if self._pools.info(ident).version != target_version:
-                raise UnsupportedVersion(str(target_version))
+            self._pools.upgrade(ident, target_version)
             return "started"
 
     def get_iso_list(self, pool_id: str, extension: str = "iso") -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vdsm.base import threads
+from vdsm.base.clock import monotonic_s
 from vdsm.base.errors import Unfinished, VdsmError
 from vdsm.base.threads import itmap
 from vdsm.operations.journal import JournalStore, MemoryJournal
@@ -18,6 +19,7 @@ from vdsm.operations.manager import Operations
 from vdsm.operations.records import OperationView, Phase
 from vdsm.storage.domain import Domain
 from vdsm.storage.ids import DomainId, PoolId, new_id
+from vdsm.storage.kinds import DomainClass
 from vdsm.storage.pool_errors import NoSuchPool, OtherPool
 from vdsm.storage.pool_kinds import INTERNAL, PoolKinds, pool_kinds
 from vdsm.storage.pool_maker import PoolMaker
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 # Domains are looked for at the same time, each with the deadline of its helper.
 _FINDERS: Final = 16
 _FIND_S: Final = 90.0
+_LEAVE_S: Final = 20.0
 _CHANGE_S: Final = 170.0  # the Engine gives up after 180
 
 
@@ -98,6 +101,7 @@ class PoolHost:
         )
         self._session: PoolSession | None = None
         self._spm: Spm | None = None
+        self._iso: set[DomainId] = set()
 
     def begin(self) -> None:
         """Settle what the last process left of making and mending pools; before anything else.
@@ -215,14 +219,18 @@ class PoolHost:
     def _leave(self, session: PoolSession) -> None:
         self._parts.monitors.use_host_id(None)
         self._session = self._spm = None
+        until_s = monotonic_s() + _LEAVE_S
         for domain_id in session.facts.domains:
-            self._parts.monitors.unwatch(domain_id, wait_s=5.0)
+            # What does not answer is left behind: its monitor leaves the lockspace when it can.
+            self._parts.monitors.unwatch(domain_id, wait_s=max(0.0, until_s - monotonic_s()))
         self._parts.links.unlink_pool(session.facts.pool_id)
 
     def _relink(self, session: PoolSession) -> None:
         facts = session.facts
-        found = {ident: domain.path for ident, domain in self._find(facts.active()).items()}
+        domains = self._find(facts.active())
+        found = {ident: domain.path for ident, domain in domains.items()}
         if self._session is session:
+            self._iso = {ident for ident, domain in domains.items() if domain.domain_class is DomainClass.ISO}
             self._parts.links.link_pool(facts.pool_id, found, facts.master.path)
 
     def _watch(self, session: PoolSession, gone: Mapping[DomainId, object] | None = None) -> None:

@@ -20,7 +20,6 @@ from typing import Final
 
 from vdsm.base.errors import VdsmError
 from vdsm.storage.backend import Space
-from vdsm.storage.domain import Domain
 from vdsm.storage.errors import InvalidParameter, NoSuchDomain
 from vdsm.storage.formats import tree
 from vdsm.storage.formats.domain import DomainMetadata, LeaseParameters
@@ -348,17 +347,9 @@ class Pools(PoolDomains):
         self._watch(session, known.domains)
 
     def _iso_prefix(self, facts: PoolFacts, domain_id: DomainId) -> str:
-        domain = self._known_iso(domain_id)
-        if domain is None:
+        if domain_id not in self._iso:
             return ""
         return f"{self._parts.links.domain_link(facts.pool_id, domain_id)}/{tree.IMAGES}/{tree.ISO_IMAGE}"
-
-    def _known_iso(self, domain_id: DomainId) -> Domain | None:
-        try:
-            domain = self._domains.find(domain_id)
-        except VdsmError:
-            return None
-        return domain if domain.domain_class is DomainClass.ISO else None
 
 
 def read_domain_map(words: Mapping[str, str]) -> dict[DomainId, AttachedStatus]:
