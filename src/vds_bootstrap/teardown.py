@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vds_bootstrap import hypervisor
+from vds_bootstrap import hypervisor, transfers
 from vds_bootstrap.api import Api, ApiError
 from vds_bootstrap.devices import DeviceNode
 from vds_bootstrap.processes import Process, wait_until
@@ -63,6 +63,7 @@ def take_down(state: State, progress: Progress) -> list[str]:
     if state.daemons:
         with progress.step("Stopping the agent"):
             left += _stop_processes(reversed_unique(state.daemons))
+            left += transfers.stop(Path(state.api_socket).parent, DAEMON_PATIENCE_S)
     left += _stop_libvirt(state, progress)
     left += _stop_qemus(state)
     for name in reversed(state.files):

@@ -23,6 +23,7 @@ import pytest
 from certificates import Authority
 from needs import needs
 from transfer_host import Host
+from vds_bootstrap import transfers as left_behind
 from vdscli import image_download, image_upload
 from vdscli.failures import CliError
 from vdscli.transfer import moves, wire
@@ -309,6 +310,17 @@ class TestDaemon:
             assert successor.get(ticket_id)["timeout"] == 300
         finally:
             successor.stop()
+
+    def test_make_run_ends_what_a_killed_agent_left(self, host: Host):
+        ident = host.make(MIB)
+        host.nbd_verbs.start_server(ident, NbdConfig(sd_id=host.domain, img_id=ident, vol_id=ident))
+        host.tickets.add(ticket_for(host, ident))
+        host.tickets.daemon._stopping.set()
+        assert left_behind.stop(host.run, PATIENCE_S) == []
+        assert not host.tickets.daemon.is_running()
+        assert not is_running(host, ident)
+        assert list(host.run.iterdir()) == []
+        assert left_behind.stop(host.run, PATIENCE_S) == []
 
     def test_an_expired_ticket_does_not_come_back(self, host: Host):
         ticket_id = str(uuid.uuid4())

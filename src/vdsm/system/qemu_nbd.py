@@ -21,6 +21,7 @@ from vdsm.base import process
 _CONNECTIONS: Final = 8
 _CONNECT_S: Final = 2.0
 _MODE: Final = 0o660
+_GREETING: Final = b"NBDMAGIC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,19 @@ def start(export: Export, address: Path, *, direct: bool, log_to: int) -> proces
 
 
 def serves(address: Path) -> bool:
-    """Whether a server answers there; the first time its socket is opened for the group."""
+    """Whether a server answers there; its socket is open for the group then.
+
+    It listens before it has opened the image, so only its greeting tells.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(_CONNECT_S)
             probe.connect(str(address))
+            if probe.recv(len(_GREETING)) != _GREETING:
+                return False
+        address.chmod(_MODE)
     except OSError:
         return False
-    address.chmod(_MODE)
     return True
 
 
