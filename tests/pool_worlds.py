@@ -53,6 +53,7 @@ class Host:
     twin: TwinHost | None = None
     kinds: Sequence[Kind[Any]] = ()
     doors: FileDoors = field(default_factory=LocalDoors)
+    timeout_s: float = 30.0
     options: dict[str, Any] = field(default_factory=dict)
     fenced: list[str] = field(default_factory=list)
 
@@ -60,7 +61,7 @@ class Host:
         maker: LockMaker = local_lock if self.twin is None else self.twin.locks
         writer: LeaseWriter = Areas() if self.twin is None else self.twin
         tools = DomainTools(self.doors, maker, QemuImageMaker(), writer)
-        self.domains = Domains(lambda: self.places, tools, timeout_s=30.0)
+        self.domains = Domains(lambda: self.places, tools, timeout_s=self.timeout_s)
         self.repository = Repository(str(self.base / f"rhev{self.number}"), str(self.base / f"run{self.number}"))
         Path(self.repository.root).mkdir(exist_ok=True)
         self.monitors = Monitors(self.domains, interval_s=0.5)

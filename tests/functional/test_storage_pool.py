@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from domain_parts import eventually
+from domain_parts import Place, bound, eventually
+from needs import require
 from pool_worlds import POOL, Host, places
 from storage_domains import NOW_S
+from vdsm.base.errors import VdsmError
 from vdsm.storage.errors import NoSuchDomain, UnsupportedVersion
 from vdsm.storage.executor import carry_out
 from vdsm.storage.formats.domain import LeaseParameters
 from vdsm.storage.ids import DomainId, ImageId, PoolId, VolumeId, VolumeRef, new_id
-from vdsm.storage.kinds import AttachedStatus, DomainClass, DomainRole, VolumeFormat
+from vdsm.storage.kinds import AttachedStatus, DomainClass, DomainRole, StorageType, VolumeFormat
 from vdsm.storage.mover import QemuImages
+from vdsm.storage.oop.pool import HelperPool
+from vdsm.storage.oop.supervisor import HelperLimits
 from vdsm.storage.plans import NewVolume, create
 from vdsm.storage.pool_errors import (
     AlreadyAttached,
@@ -457,3 +461,36 @@ def test_old_pool_gets_todays_format(tmp_path: Path) -> None:
         host.pools.upgrade(POOL, 4)
     assert host.tasks.statuses() == []
     host.end()
+
+
+@pytest.mark.timeout(180)
+def test_silent_domain_keeps_back_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require("root", "fuse", "program:bindfs")
+    place, real = Place(str(tmp_path / "seen"), StorageType.LOCALFS, "seen"), tmp_path / "real"
+    doors = HelperPool(HelperLimits(timeout_s=2.0))
+    host = Host(tmp_path, places(tmp_path, 2), doors=doors, timeout_s=2.0)
+    with bound(real, tmp_path / "seen") as mount:
+        host.places.append(place)
+        ids = [host.new_domain(item) for item in host.places]
+        managed(host, ids, ACTIVE, ATTACHED, ACTIVE)
+        mount.freeze()
+        eventually(lambda: not host.monitors.reports()[ids[2]].valid)
+        with monkeypatch.context() as patch:
+            # What is only asked for touches no domain, whether it answers or not.
+            patch.setattr(host.pools, "_domains", None)
+            found = host.pools.info(POOL)
+            assert host.pools.spm_status(POOL).status is SpmRole.SPM
+            assert host.tasks.statuses() == []
+        assert [found.domains[ident].valid for ident in ids] == [True, True, False]
+        host.pools.activate(ids[1], POOL)
+        host.domains.forget(ids[2])
+        host.pools.refresh(POOL)
+        assert set(links(host)) == {ids[0], ids[1], "mastersd"}
+        with pytest.raises(VdsmError):
+            host.pools.detach(ids[2], POOL)
+        mount.thaw()
+        eventually(lambda: host.monitors.reports()[ids[2]].valid)
+        host.pools.domain_changed(ids[2])
+        assert set(links(host)) == {*ids, "mastersd"}
+        host.end()
+        doors.stop(10.0)
