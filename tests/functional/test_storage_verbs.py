@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,13 @@ def test_disks_of_a_virtual_machine(agent: SimulatedAgent, engine: EngineStorage
     assert sorted(result(agent, "Image.getVolumes", **where)) == sorted([base, top])
     assert result(agent, "StorageDomain.getImages", storagedomainID=engine.domain_id) == [image]
 
+    checkpoint = str(uuid.uuid4())
+    with_bitmap = str(uuid.uuid4())
+    engine.create_volume(with_bitmap, with_bitmap, 16 * MIB, volFormat=4, bitmap=checkpoint)
+    header = result(agent, "Volume.getQemuImageInfo", **engine.address(with_bitmap, with_bitmap))
+    assert header["bitmaps"] == [{"name": checkpoint, "granularity": 65536, "flags": ["auto"]}]
+    engine.run_task("Image.delete", **engine.address(with_bitmap), postZero="false", force="false")
+
     prepared = result(agent, "Image.prepare", **engine.address(image, top), allowIllegal=False)["path"]
     assert Path(prepared).samefile(directory / engine.domain_id / "images" / image / top)
     assert result(agent, "Image.teardown", **where, leafVolID=top) is True
@@ -158,6 +166,12 @@ def test_disks_of_a_virtual_machine(agent: SimulatedAgent, engine: EngineStorage
     result(agent, "Volume.setDescription", **engine.address(image, top), description="\u00fcber")
     assert engine.volume_info(image, top)["description"] == "\u00fcber"
     assert result(agent, "Volume.verify_untrusted", **engine.address(image, top)) is True
+
+    empty = blake2b(digest_size=32)
+    for _ in range(4):
+        empty.update(blake2b(bytes(4 * MIB), digest_size=32).digest())
+    found = result(agent, "Volume.checksum", **engine.address(image, top))
+    assert found == {"algorithm": "blake2b", "block_size": 4 * MIB, "checksum": empty.hexdigest()}
 
     dump = result(agent, "StorageDomain.dump", sd_id=engine.domain_id)
     assert dump["metadata"]["uuid"] == engine.domain_id

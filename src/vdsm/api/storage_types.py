@@ -271,9 +271,11 @@ class VolumeMeasure(Reply, frozen=True, kw_only=True):
 
 
 class VolumeChecksum(Reply, frozen=True, kw_only=True):
-    """The checksum of what a guest reads of a volume, whatever its format."""
+    """The checksum of what a guest reads of a volume, whatever its format: that of ovirt-imageio and its clients."""
 
     algorithm: str
+    block_size: Annotated[int, Wire("block_size")]
+    """Bytes that are hashed at once; the checksum is the hash of these hashes."""
     checksum: str
 
 
