@@ -323,5 +323,12 @@ def test_image_that_cannot_be_read_is_not_left_prepared(world: World, preparer: 
     world.path(LEAF).write_bytes(b"no header")
     with pytest.raises(VdsmError) as refused:
         preparer.prepare(None, DOMAIN, LEAF.image_id, LEAF.volume_id)
-    assert refused.value.name == "damaged"
+    assert refused.value.name == "image_refused"
     assert preparer.prepared() == []
+
+
+def test_what_an_upload_has_left_is_prepared_for_another(world: World, preparer: Preparer) -> None:
+    world.path(LEAF).write_bytes(b"half a header")
+    carry_out(Change(LEAF, legality=Legality.ILLEGAL), world.domain.backend, world.mover)
+    found = preparer.prepare(None, DOMAIN, LEAF.image_id, LEAF.volume_id, allow_illegal=True)
+    assert Path(found.path).read_bytes() == b"half a header"

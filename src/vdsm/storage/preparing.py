@@ -182,8 +182,10 @@ class Preparer:
             log.warning("image %s of domain %s cannot be torn down: %s", image_id, domain_id, error)
 
     def _repair(self, domain: Domain, volume: VolumeRef, image: Image, path: str) -> None:
-        """Raise a capacity that is smaller than the container's."""
+        """Raise a capacity that is smaller than the container's; what is being filled has no say yet."""
         known = image.volumes[volume.volume_id]
+        if known.legality is Legality.ILLEGAL:
+            return
         actual = self._headers.virtual_size(domain, volume, path, known.format)
         if actual > known.capacity:
             log.warning("volume %s has %d bytes; its metadata said %d", volume.volume_id, actual, known.capacity)
