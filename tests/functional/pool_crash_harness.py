@@ -27,6 +27,7 @@ from pool_worlds import POOL, Host, places
 from storage_domains import NOW_S
 from vdsm.operations.records import SETTLED
 from vdsm.storage.executor import carry_out
+from vdsm.storage.formats.tasks import Job, Rollback, TaskRecord, TaskState, encode_task
 from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef, new_id
 from vdsm.storage.kinds import AttachedStatus, VolumeFormat
 from vdsm.storage.mover import QemuImages
@@ -37,6 +38,7 @@ from vdsm.storage.pool_errors import WrongMaster
 
 ACTIVE, ATTACHED = AttachedStatus.ACTIVE, AttachedStatus.ATTACHED
 Ids = list[DomainId]
+TASK = "0c000000-0000-4000-8000-000000000001"
 
 
 class Sleeping(Doom):
@@ -51,14 +53,40 @@ class Sleeping(Doom):
             super().point(name)
 
 
+class PointedFiles(TornFiles):
+    """Points after each change of a name, too."""
+
+    def create(self, path: str, data: bytes = b"", *, mode: int = 0o644) -> None:
+        super().create(path, data, mode=mode)
+        self.doom.point(f"created {path}")
+
+    def mkdir(self, path: str, *, mode: int = 0o755) -> None:
+        super().mkdir(path, mode=mode)
+        self.doom.point(f"made {path}")
+
+    def rename(self, path: str, target: str) -> None:
+        super().rename(path, target)
+        self.doom.point(f"renamed {path}")
+
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
+        self.doom.point(f"removed {path}")
+
+    def rmdir(self, path: str) -> None:
+        super().rmdir(path)
+        self.doom.point(f"removed {path}")
+
+
 @dataclass
 class World:
     base: Path
     doom: Sleeping
     prefers: str = "old"
 
+    names: bool = False
+
     def host(self) -> Host:
-        files = TornFiles(self.doom)
+        files = PointedFiles(self.doom) if self.names else TornFiles(self.doom)
         doors = LocalDoors(files)
         return Host(self.base, places(self.base, 3), doors=doors, options={"point": self.doom.point})
 
@@ -114,6 +142,38 @@ def furnish_old(world: World) -> None:
     host.end()
 
 
+def furnish_foreign(world: World) -> None:
+    """A host of the original died while it made a volume, all of whose parts are there."""
+    furnish_pool(world)
+    host, ids = world.host(), world.ids()
+    domain = host.domains.find(ids[0])
+    volume = VolumeRef(ids[0], ImageId(new_id()), VolumeId(new_id()))
+    for step in plan_create({}, NewVolume(volume, 4096, NOW_S, format=VolumeFormat.RAW)):
+        carry_out(step, domain.backend, QemuImages(host.domains.find))
+    image = f"{domain.path}/images/{volume.image_id}"
+    path, three = f"{image}/{volume.volume_id}", (ids[0], volume.image_id, volume.volume_id)
+    file = "fileVolume", "FileVolume"
+    rollbacks = (
+        Rollback("image", "sd", "StorageDomain", "create_image_rollback", (image,)),
+        Rollback("sentinel", *file, "startCreateVolumeRollback", three),
+        Rollback("half", *file, "halfbakedVolumeRollback", (ids[0], volume.volume_id, path)),
+        Rollback("metadata", *file, "createVolumeMetadataRollback", (path,)),
+    )
+    task = TaskRecord(TASK, "createVolume", TaskState.RUNNING, "/tasks", (Job("createVolume"),), rollbacks)
+    home = Path(domain.master_path) / "tasks" / TASK
+    home.mkdir()
+    for name, data in encode_task(task).items():
+        (home / name).write_bytes(data)
+    host.end()
+
+
+def inherit(host: Host, ids: Ids) -> None:
+    manage(host, ids, ACTIVE, ACTIVE)
+    assert host.tasks.status(TASK).result == "cleanSuccess"
+    host.tasks.clear(TASK)
+    host.pools.spm_stop(POOL)
+
+
 def upgrade(host: Host, ids: Ids) -> None:
     host.pools.upgrade(POOL, 5)
 
@@ -158,6 +218,7 @@ class Scenario:
     act: Callable[[Host, Ids], None]
     states: tuple[AttachedStatus, ...] = ()  # with which this host is the SPM; empty: in no pool
     on_disk: bool = False
+    names: bool = False  # killed after each change of a name as well; it makes this host the SPM itself
 
 
 SCENARIOS = {
@@ -169,6 +230,7 @@ SCENARIOS = {
     "detach": Scenario(furnish_pool, detach, (ACTIVE, ATTACHED)),
     "activate": Scenario(furnish_masters, activate, (ACTIVE, ATTACHED)),
     "destroy": Scenario(furnish_pool, destroy, (ACTIVE, ACTIVE)),
+    "inherit": Scenario(furnish_foreign, inherit, (ACTIVE, ACTIVE), names=True),
     "upgrade": Scenario(furnish_old, upgrade, (ACTIVE,)),
     "switch": Scenario(furnish_pool, switch, (ACTIVE, ACTIVE)),
 }
@@ -176,7 +238,9 @@ SCENARIOS = {
 
 def perform(world: World, scenario: Scenario) -> None:
     host, ids = world.host(), world.ids()
-    if scenario.states and scenario.on_disk:
+    if scenario.names:
+        pass
+    elif scenario.states and scenario.on_disk:
         host.pools.connect(POOL, 1, ids[0], 1)
         host.become_spm()
     elif scenario.states:
@@ -219,7 +283,7 @@ def reconnect(world: World, host: Host, ids: Ids, scenario: Scenario) -> None:
 
 def picture(base: Path, scenario: Scenario) -> dict[str, str]:
     """What the domains say, and what is in their master directories; names that a torn write leaves do not count."""
-    paths = [*base.glob("storage*/*/dom_md/metadata"), *base.glob("storage*/*/images/*/*.meta")]
+    paths = [*base.glob("storage*/*/dom_md/metadata"), *base.glob("storage*/*/images/*/*")]
     if scenario.act is not destroy:
         # What a dissolved pool leaves there belongs to nobody, and goes when the domain gets another pool.
         paths += [*base.glob("storage*/*/master/*/*/*"), *base.glob("storage*/*/master/*/*")]
@@ -259,7 +323,7 @@ def main() -> int:
 
     def run(function: Callable[[World, Scenario], None], turn: int) -> tuple[bool, int]:
         doom = Sleeping(turn)
-        return in_child(lambda doom: function(World(base, doom, prefers), scenario), doom)  # type: ignore[arg-type,misc]
+        return in_child(lambda doom: function(World(base, doom, prefers, scenario.names), scenario), doom)  # type: ignore[arg-type,misc]
 
     fresh()
     known = {"before": picture(base, scenario)}

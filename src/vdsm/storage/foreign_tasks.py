@@ -36,6 +36,8 @@ from vdsm.storage.pool_session import DomainSource
 log = logging.getLogger(__name__)
 
 _FILE_BYTES: Final = 64 << 10
+# What is being removed: a directory that lacks some of its files is no task, and must not look like one.
+_CLEARED: Final = ".cleared"
 _BATCH: Final = 60  # of such files in one call
 
 
@@ -96,8 +98,12 @@ class ForeignTasks:
         Raises:
             StorageFailed: it cannot be removed.
         """
-        for suffix in ("", formats.TEMPORARY, formats.BACKUP):
-            self._remove(f"{self._directory}/{task_id}{suffix}")
+        path = f"{self._directory}/{task_id}"
+        # The plain one last: as long as it is there, it is the task.
+        for suffix in (formats.TEMPORARY, formats.BACKUP, ""):
+            with told(f"clearing {path}"), suppress(FileNotFoundError):
+                self._files.rename(path + suffix, path + _CLEARED)
+            self._remove(path + _CLEARED)
         with self._lock:
             self._tasks.pop(task_id, None)
 
@@ -146,6 +152,9 @@ class ForeignTasks:
     def _contents(self) -> Mapping[str, Mapping[str, bytes]]:
         """The files of each task's directory: of the plain one, or else of .temp, or else of .backup."""
         with told(f"reading {self._directory}"):
+            for name in self._files.listdir(self._directory):
+                if name.endswith(_CLEARED):
+                    self._remove(f"{self._directory}/{name}")
             paths = self._files.glob(f"{glob.escape(self._directory)}/*/*")
             data: list[bytes | OSError] = []
             for start in range(0, len(paths), _BATCH):
