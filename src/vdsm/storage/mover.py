@@ -141,10 +141,11 @@ class QemuImages:
         with self.opened(top) as above, self.prepared(top.image) as paths:
             if above.backing is None or above.metadata.parent != base.volume_id:
                 raise CopyFailed(f"merging {top.volume_id}", f"it does not stand on {base.volume_id}")
-            if above.backing[1] == "qcow2":
-                self._check(paths[base.volume_id], repair_leaks=True)
             with self._working(f"merging {top.volume_id}"):
                 _let_go(partial(work.commit, above.path, base.volume_id, self._follower(), cache=above.cache))
+            if above.backing[1] == "qcow2":
+                # At the end: a cluster that was counted and not written yet lies behind the end of the file until now.
+                self._check(paths[base.volume_id], repair_leaks=True)
             self._make_durable(above.domain, paths[base.volume_id])
 
     def rebase(self, volume: VolumeRef, backing: Backing) -> None:
@@ -197,8 +198,6 @@ class QemuImages:
             if state is Target.USED:
                 self._empty(target)
             with self.opened(target) as goal, self._working(what):
-                if state is Target.SAME and goal.format == "qcow2":
-                    self._check(goal.path, repair_leaks=True)
                 what_to_do = work.Copy(
                     source=origin.path,
                     source_format=origin.format,
@@ -212,6 +211,8 @@ class QemuImages:
                     target_cache=goal.cache,
                 )
                 _let_go(partial(work.convert, what_to_do, self._follower()))
+                if state is Target.SAME and goal.format == "qcow2":
+                    self._check(goal.path, repair_leaks=True)  # at the end, as in ``commit``
             self._settle(goal, state)
 
     # Questions.
