@@ -150,7 +150,7 @@ class Daemon:
 
     def register(self) -> Connection:
         """A new connection, on which leases can be taken."""
-        number = self.quick("registering with sanlock", lambda module: module.register())
+        number = self.quick("registering with sanlock", lambda module: int(module.register()))
         fcntl.fcntl(number, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # a child would keep our leases
         return Connection(self, number, self._deadlines)
 
