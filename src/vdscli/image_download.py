@@ -12,7 +12,7 @@ from vdscli.client import quoted
 from vdscli.failures import NOT_FOUND, WRONG_STATE, CliError
 from vdscli.transfer import checksum, moves, pieces
 from vdscli.transfer.moves import Move, Target
-from vdscli.transfer.parts import AGAIN, address, bar_of, both, connections, convert
+from vdscli.transfer.parts import AGAIN, address, bar_of, both, connections, convert, swept
 from vdscli.transfer.pieces import Journal
 from vdscli.transfer.volume import VolumeApi, VolumeKey
 
@@ -30,7 +30,7 @@ def download(session: Session) -> None:
     if target.exists() and not args.overwrite:
         raise CliError(f"{args.file} is there already; --overwrite replaces it", WRONG_STATE)
     key = VolumeKey(args.domain, args.image, args.volume or _top(session))
-    found = _Download(session, VolumeApi(session.client, key), target)
+    found = _Download(session, VolumeApi(session.client, key, swept(session)), target)
     try:
         bar = found.run()
     except KeyboardInterrupt:

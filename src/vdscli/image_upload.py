@@ -13,7 +13,7 @@ from vdscli import units
 from vdscli.failures import USAGE, WRONG_STATE, CliError
 from vdscli.transfer import checksum, moves, pieces, source
 from vdscli.transfer.moves import Move, Target
-from vdscli.transfer.parts import AGAIN, address, bar_of, both, connections, state_dir
+from vdscli.transfer.parts import AGAIN, address, bar_of, both, connections, state_dir, swept
 from vdscli.transfer.pieces import Journal
 from vdscli.transfer.volume import NewVolume, VolumeApi, VolumeKey
 from vdscli.transfer.wire import Refused
@@ -56,7 +56,7 @@ class _Upload:
         self._key = self._begun() or VolumeKey(
             args.domain, args.image or str(uuid.uuid4()), args.volume or str(uuid.uuid4())
         )
-        self._volume = VolumeApi(session.client, self._key)
+        self._volume = VolumeApi(session.client, self._key, swept(session))
         self._journal = Journal(self._state, {**found.subject(), "volume": list(self._key)})
         self._made = False
         self._rate = self._seconds = 0.0

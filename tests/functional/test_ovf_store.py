@@ -201,6 +201,88 @@ class TestCommandLine:
         assert (info["legality"], info["format"]) == ("LEGAL", {"raw": "RAW", "qcow2": "COW"}[kind])
 
 
+KILLED = """
+import os, sys
+from vdscli.client import Client
+from vdscli.transfer import pieces
+from vdscli.main import main
+
+left = int(sys.argv.pop(1))
+
+def counted(function):
+    def call(*args):
+        global left
+        found = function(*args)
+        left -= 1
+        if left == 0:
+            os._exit(77)
+        return found
+    return call
+
+Client._exchange_once = counted(Client._exchange_once)
+pieces.write = counted(pieces.write)
+sys.exit(main())
+"""
+
+
+class TestKilled:
+    """A command that is killed after each request and each note of its own; then the same command again."""
+
+    @pytest.mark.parametrize("way", ["upload", "upload-qcow2", "download"])
+    def test_at_every_step(self, agent: SimulatedAgent, engine: EngineStorage, way: str, tmp_path: Path):
+        disk = tmp_path / "disk"
+        disk.write_bytes(BODY)
+        os.truncate(disk, SIZE)
+        run = f"{agent.directory}/run"
+        step, code = 0, 77
+        image = str(uuid.uuid4())
+        if way == "download":
+            assert self.command(agent, tmp_path / "s", 0, "upload", disk, engine.domain_id, "--image", image) == 0
+        while code == 77:
+            step += 1
+            state = tmp_path / f"state{step}"
+            if way == "download":
+                words = ["download", engine.domain_id, image, tmp_path / f"out{step}"]
+            else:
+                image = str(uuid.uuid4())
+                words = ["upload", disk, engine.domain_id, "--image", image]
+                words += ["--volume-format", "qcow2"] if way == "upload-qcow2" else []
+            code = self.command(agent, state, step, *words)
+            if code == 77:
+                again = self.command(agent, state, 0, *words)
+                # Killed at the very last: it was done, and a file that is there is not replaced.
+                assert again == 0 or (way == "download" and again == 4), step
+            self.check(agent, engine, image)
+            if way == "download":
+                assert (tmp_path / f"out{step}").read_bytes() == disk.read_bytes()
+            assert [path.name for path in state.rglob("*.json")] == [], step
+            assert list(Path(run).glob("nbd/*")) == [], step
+            assert not Path(f"{run}/imageio/tickets.json").exists(), step
+        assert code == 0
+        assert step > 10
+
+    def check(self, agent: SimulatedAgent, engine: EngineStorage, image: str) -> None:
+        with agent.local() as client:
+            folder = f"/api/v1/storage-domains/{engine.domain_id}/images/{image}/volumes"
+            (volume,) = client.get(folder).json()
+            assert client.get(f"{folder}/{volume}").json()["legality"] == "LEGAL"
+            for task in client.get("/api/v1/tasks").json():
+                client.delete(f"/api/v1/tasks/{task}")
+        path = agent.directory / "data" / engine.domain_id / "images" / image / volume
+        kind = "qcow2" if path.read_bytes()[:4] == b"QFI\xfb" else "raw"
+        target = agent.directory / "content"
+        subprocess.run(["qemu-img", "convert", "-f", kind, "-O", "raw", path, target], check=True)
+        assert target.read_bytes() == BODY + bytes(SIZE - len(BODY))
+
+    def command(self, agent: SimulatedAgent, state: Path, step: int, *words: object) -> int:
+        socket_path = str(agent.directory / "run/vdsm.sock")
+        argv = [sys.executable, "-c", KILLED, str(step), "image", *map(str, words), "--socket", socket_path]
+        environment = {**os.environ, "XDG_STATE_HOME": str(state)}
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=100, env=environment, check=False)
+        assert done.returncode in {0, 4, 77}, done.stderr
+        return done.returncode
+
+
 def test_a_ticket_for_another_place_is_refused(agent: SimulatedAgent):
     secret = {"uuid": str(uuid.uuid4()), "timeout": 60, "size": 100, "ops": ["read"]}
     with agent.local() as client:

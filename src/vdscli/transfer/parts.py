@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from vdscli.failures import CliError
 from vdscli.transfer.bar import Bar
+from vdscli.transfer.undo import Undo
 from vdscli.transfer.wire import Address
 from vdscli.transport import split_host
 
@@ -31,6 +32,13 @@ def address(session: Session) -> Address:
         return Address(str(Path(args.socket).parent / "imageio" / "images.sock"))
     authority = args.ca or (_CA if Path(_CA).is_file() else "")
     return Address("", split_host(args.host)[0], ca=authority)
+
+
+def swept(session: Session) -> Undo:
+    """What notes open things; those of commands that were killed are closed."""
+    undo = Undo(session.client, state_dir())
+    undo.sweep()
+    return undo
 
 
 def connections(session: Session) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vdscli.client import Client
+    from vdscli.transfer.undo import Undo
 
 _TICKET_S: Final = 300
 _TASK_S: Final = 600.0
@@ -46,10 +47,12 @@ class VolumeApi:
     Args:
         client: speaks to the agent.
         key: which volume.
+        undo: notes what is open.
     """
 
-    def __init__(self, client: Client, key: VolumeKey) -> None:
+    def __init__(self, client: Client, key: VolumeKey, undo: Undo) -> None:
         self._client = client
+        self._undo = undo
         self.key: Final = key
         self._image = f"/storage-domains/{quoted(key.domain)}/images/{quoted(key.image)}"
         self._path = f"{self._image}/volumes/{quoted(key.volume)}"
@@ -105,11 +108,8 @@ class VolumeApi:
     def prepared(self) -> Iterator[str]:
         """Its path on the host, usable meanwhile."""
         body = {"volume_id": self.key.volume, "pool_id": self.key.pool, "allow_illegal": True}
-        path = str(self._client.post(f"{self._image}/prepare", body)["path"])
-        try:
-            yield path
-        finally:
-            self._client.post(f"{self._image}/teardown", {"pool_id": self.key.pool})
+        with self._undo.noted("POST", f"{self._image}/teardown", {"pool_id": self.key.pool}):
+            yield str(self._client.post(f"{self._image}/prepare", body)["path"])
 
     @contextmanager
     def served(self, *, readonly: bool) -> Iterator[str]:
@@ -117,10 +117,8 @@ class VolumeApi:
         server_id = str(uuid.uuid4())
         config = {"sd_id": self.key.domain, "img_id": self.key.image, "vol_id": self.key.volume}
         options = {"readonly": readonly, "discard": not readonly, "detect_zeroes": False}
-        try:
+        with self._undo.noted("DELETE", f"/nbd-servers/{server_id}"):
             yield str(self._client.post(f"/nbd-servers/{server_id}", {**config, **options}))
-        finally:
-            self._client.delete(f"/nbd-servers/{server_id}")
 
     @contextmanager
     def ticket(self, url: str, size: int, *, write: bool, sparse: bool) -> Iterator[str]:
@@ -134,11 +132,9 @@ class VolumeApi:
             "ops": ["write" if write else "read"],
             "sparse": sparse,
         }
-        self._client.post("/image-tickets", ticket)
-        try:
+        with self._undo.noted("DELETE", f"/image-tickets/{ticket_id}"):
+            self._client.post("/image-tickets", ticket)
             yield ticket_id
-        finally:
-            self._client.delete(f"/image-tickets/{ticket_id}")
 
     def _finish(self, task_id: str, what: str) -> None:
         """Wait for a task's end and forget it.
