@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import sys
 import threading
@@ -45,7 +44,7 @@ class Module(ModuleType):
     def register(self) -> int:
         ours, theirs = socket.socketpair()
         self.ends.append(theirs)
-        return os.dup(ours.fileno())
+        return ours.detach()
 
     def get_lockspaces(self) -> list:
         return []
@@ -130,6 +129,20 @@ def test_lease_that_comes_too_late_is_given_back(module: Module) -> None:
     go_on.set()
     assert end.recv(1) == b""  # the connection was closed
     assert daemon.stop(30)
+
+
+def test_connection_that_comes_too_late_is_closed(module: Module) -> None:
+    go_on = threading.Event()
+    register = module.register
+    module.answer("register", lambda: (go_on.wait(60), register())[1])
+    daemon = Daemon(Deadlines(memory_s=0.05))
+    with pytest.raises(Unfinished):
+        daemon.register()
+    go_on.set()
+    assert daemon.stop(30)
+    (end,) = module.ends
+    end.settimeout(30)
+    assert end.recv(1) == b""
 
 
 @pytest.mark.parametrize("number", [-243, -244, -245, -246, -247, -212, -213, errno.EAGAIN, errno.EEXIST, errno.EBUSY])

@@ -150,7 +150,17 @@ class Daemon:
 
     def register(self) -> Connection:
         """A new connection, on which leases can be taken."""
-        number = self.quick("registering with sanlock", lambda module: int(module.register()))
+        numbers: list[int] = []
+
+        def connect(module: ModuleType) -> None:
+            numbers.append(module.register())
+
+        def close() -> None:
+            for number in numbers:
+                os.close(number)
+
+        self._do(self._memory, "registering with sanlock", connect, self._deadlines.memory_s, close)
+        (number,) = numbers
         fcntl.fcntl(number, fcntl.F_SETFD, fcntl.FD_CLOEXEC)  # a child would keep our leases
         return Connection(self, number, self._deadlines)
 
