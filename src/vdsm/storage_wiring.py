@@ -48,6 +48,7 @@ from vdsm.storage.domain_opener import DomainTools
 from vdsm.storage.domain_work import DomainKinds, DomainWork
 from vdsm.storage.domains import Domains
 from vdsm.storage.external_leases import ExternalLeases
+from vdsm.storage.formats import tree
 from vdsm.storage.guarded_plan import Guard
 from vdsm.storage.ids import BLANK, DomainId
 from vdsm.storage.image_kinds import image_kinds
@@ -265,6 +266,11 @@ class Storage:
                 journals["tasks"] = self.pools.spm(current).operations
         found = Counter((name, str(view.phase)) for name, journal in journals.items() for view in journal.views())
         return StorageFigures(self.helpers.stats(), found, self._gates.under_way())
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """Where the repository is: on this host, and as managers name it."""
+        return tuple(dict.fromkeys((self.repository.root, tree.DATA_CENTER)))
 
     def _host_id(self) -> int:
         """Under which this host lives in its pool."""

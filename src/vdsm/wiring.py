@@ -191,7 +191,7 @@ class House:
         self._traits = TraitsSource(config, self.capabilities.current, self._hardware, self._acceleration, self._guests)
         self.storage = Storage(config, state_dir, self._privileged, self._notifications)
         paths = PathImages(self._privileged, config.virt.disk_dirs)
-        self._images = images = VmImages(paths, self.storage.preparer, self.storage.pools.current)
+        self._images = images = VmImages(paths, self.storage.preparer, self.storage.pools.current, self.storage.trees)
         self._own_storage = self.storage.own(state_dir / "storage.json", config.storage.host_id, self._has_images_in)
         launcher = Launcher(self.fleet, images, self._traits.current, instance)
         self._store = Definitions(state_dir / "definitions.sqlite")

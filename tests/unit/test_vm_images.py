@@ -138,3 +138,18 @@ def test_qemus_user_gives_no_orders_whatever_its_group() -> None:
         unix_caller(Credentials(1, 64055, frozenset({36})), 36, 64055)
     assert unix_caller(Credentials(1, 1000, frozenset({36})), 36, 64055)
     assert unix_caller(Credentials(1, 0, frozenset()), 36, 0)
+
+
+def test_path_outside_the_repository_is_what_it_says():
+    repository = Repository()
+    ids = {"pool_id": POOL, "domain_id": DOMAIN, "image_id": IMAGE, "volume_id": VOLUME}
+    images = VmImages(Paths(), repository, lambda: POOL)  # type: ignore[arg-type]
+    outside = ImageRef(field="x", target="vda", path="/var/lib/vdsm/images/a", format="qcow2", **ids)
+    assert images.prepare(outside) == Location("/var/lib/vdsm/images/a")
+    images.teardown(outside)
+    assert repository.users == []
+    for path in ("", f"/rhev/data-center/{POOL}/{DOMAIN}/images/{IMAGE}/{VOLUME}"):
+        inside = ImageRef(field="x", target="vda", path=path, format="qcow2", **ids)
+        assert images.prepare(inside).shared
+        assert repository.users == [(DOMAIN, IMAGE)]
+        images.teardown(inside)

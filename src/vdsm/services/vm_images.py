@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from vdsm.base.errors import BadParameter, VdsmError
 from vdsm.storage.errors import Damaged, InvalidParameter, NoSpace, StorageFailed
+from vdsm.storage.formats import tree
 from vdsm.storage.ids import (
     DomainId,
     ImageId,
@@ -25,17 +26,35 @@ log = logging.getLogger(__name__)
 
 
 class VmImages:
-    """Implements ``virt.disks.Images``: ids go to the image repository, everything else is a path."""
+    """Implements ``virt.disks.Images``: ids go to the image repository, everything else is a path.
 
-    def __init__(self, paths: Images, repository: Preparing, connected: Callable[[], str | None]) -> None:
-        """``connected`` says which storage pool this host is connected to."""
+    A path outside the repository's tree is what it says, whatever ids are noted beside it: a manager's XML that was
+    changed to use a file of this host.
+    """
+
+    def __init__(
+        self,
+        paths: Images,
+        repository: Preparing,
+        connected: Callable[[], str | None],
+        trees: tuple[str, ...] = (tree.DATA_CENTER,),
+    ) -> None:
+        """Build.
+
+        Args:
+            paths: takes plain paths.
+            repository: takes ids.
+            connected: says which storage pool this host is connected to.
+            trees: where the repository is, on this host and to managers.
+        """
         self._paths = paths
         self._repository = repository
         self._connected = connected
+        self._trees = tuple(f"{place}/" for place in trees)
 
     def prepare(self, ref: ImageRef) -> Location:
         """Make an image usable; see ``Images``."""
-        if not ref.volume_id:
+        if self._is_path(ref):
             return self._paths.prepare(ref)
         pool_id, domain_id, image_id, volume_id = self._address(ref)
         try:
@@ -52,7 +71,7 @@ class VmImages:
 
     def teardown(self, ref: ImageRef) -> None:
         """Give it back; see ``Images``."""
-        if not ref.volume_id:
+        if self._is_path(ref):
             self._paths.teardown(ref)
             return
         self._repository.teardown(DomainId(ref.domain_id), ImageId(ref.image_id))
@@ -69,6 +88,9 @@ class VmImages:
                 self._repository.teardown(DomainId(disk.domain_id), ImageId(disk.image_id))
             except VdsmError as error:
                 log.warning("VM %s: disk %s is not given back: %s", facts.vm_id, disk.target, error)
+
+    def _is_path(self, ref: ImageRef) -> bool:
+        return not ref.volume_id or bool(ref.path and not ref.path.startswith(self._trees))
 
     def _address(self, ref: ImageRef) -> tuple[PoolId, DomainId, ImageId, VolumeId]:
         try:
