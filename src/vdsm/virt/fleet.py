@@ -91,8 +91,7 @@ class Fleet:
         self._hypervisor = hypervisor
         self._records = records
         self._publish = publish
-        self._settings = settings
-        self._release = release
+        self._settings, self._release = settings, release
         self._lock = threading.Lock()
         self._machines: dict[VmId, Machine] = {}
         self._ready = threading.Event()
