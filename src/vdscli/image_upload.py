@@ -7,7 +7,7 @@ import json
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vdscli import units
 from vdscli.failures import USAGE, WRONG_STATE, CliError
@@ -53,9 +53,9 @@ class _Upload:
         self._format = volume_format
         words = json.dumps([session.client.place, args.domain, args.image, args.volume, found.path])
         self._state = state_dir() / f"upload-{hashlib.sha256(words.encode()).hexdigest()[:20]}.json"
-        self._key = self._begun() or VolumeKey(
-            args.domain, args.image or str(uuid.uuid4()), args.volume or str(uuid.uuid4())
-        )
+        begun = self._begun()
+        self._again = begun is not None
+        self._key = begun or VolumeKey(args.domain, args.image or str(uuid.uuid4()), args.volume or str(uuid.uuid4()))
         self._volume = VolumeApi(session.client, self._key, swept(session))
         self._journal = Journal(self._state, {**found.subject(), "volume": list(self._key)})
         self._made = False
@@ -87,17 +87,8 @@ class _Upload:
 
     def _open(self) -> None:
         """Make the volume, or have the one that is there ILLEGAL."""
-        info = self._volume.info()
+        info = self._volume.info() or self._create()
         if info is None:
-            self._journal.reset()  # before there is a volume: it is found again also if this process ends now
-            allocation = "PREALLOCATED" if self._session.args.preallocated else "SPARSE"
-            size = self._source.volume_size
-            try:
-                self._volume.create(NewVolume(size, self._format, allocation, self._session.args.description))
-            except CliError:
-                self._journal.remove()
-                raise
-            self._made = True
             return
         if info["parent"] != str(uuid.UUID(int=0)):
             raise CliError(f"volume {self._key.volume} stands on another one: only a whole image is filled", USAGE)
@@ -108,6 +99,22 @@ class _Upload:
             raise CliError(f"volume {self._key.volume} is raw and {self._source.path} is qcow2", WRONG_STATE)
         if info["legality"] == "LEGAL":
             self._volume.set_legal(legal=False)
+
+    def _create(self) -> dict[str, Any] | None:
+        """Make the volume; what it is, if a command that was killed was still making it."""
+        self._journal.reset()  # before there is a volume: it is found again also if this process ends now
+        allocation = "PREALLOCATED" if self._session.args.preallocated else "SPARSE"
+        new = NewVolume(self._source.volume_size, self._format, allocation, self._session.args.description)
+        try:
+            self._volume.create(new)
+        except CliError:
+            found = self._volume.info() if self._again else None
+            if found is None:
+                self._journal.remove()
+                raise
+            return found
+        self._made = True
+        return None
 
     def _fill(self) -> None:
         with ExitStack() as opened:
