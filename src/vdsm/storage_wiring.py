@@ -29,6 +29,7 @@ from vdsm.services.notifications import Notifications
 from vdsm.services.ovf_store import OvfStore, stream_kinds
 from vdsm.services.own_storage import OwnStorage, StorageParts
 from vdsm.services.served_volumes import DomainVolumes
+from vdsm.services.storage_checks import StorageCheckService
 from vdsm.services.storage_connections import StorageConnectionService
 from vdsm.services.storage_copies import copy_kinds
 from vdsm.services.storage_domains import StorageDomainService
@@ -41,6 +42,7 @@ from vdsm.services.storage_pools import StorageMergeService, StoragePoolService
 from vdsm.services.storage_spm import SpmDoor
 from vdsm.services.storage_tasks import TaskService
 from vdsm.services.storage_volumes import VolumeService
+from vdsm.storage.check import DomainChecker
 from vdsm.storage.connections import Connections, NfsDefaults
 from vdsm.storage.copy_jobs import copy_data
 from vdsm.storage.copying import Copier
@@ -65,6 +67,7 @@ from vdsm.storage.oop.supervisor import HelperLimits
 from vdsm.storage.pool_errors import NoSuchPool
 from vdsm.storage.pools import PoolParts, Pools
 from vdsm.storage.preparing import Preparer
+from vdsm.storage.repair import DomainRepair
 from vdsm.storage.repository import Repository
 from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
 from vdsm.storage.tasks import Tasks
@@ -184,7 +187,14 @@ class Storage:
             "SDM": VolumeJobService(self.jobs, self._job_kinds, self._copy_data),
             "Lease": LeaseService(self.leases, self._lease_kinds, spm, gates),
             "Task": TaskService(self.tasks),
+            "StorageChecks": self._check_service(spm, gates),
         }
+
+    def _check_service(self, spm: SpmDoor, gates: Gates) -> StorageCheckService:
+        checker = DomainChecker(self.domains.find, self._sanlock, self.data, self.locks)
+        return StorageCheckService(
+            checker, DomainRepair(self.domains.find, checker, self.data, self._sanlock), spm, gates
+        )
 
     def _image_services(self, queries: ImageQueries, spm: SpmDoor, gates: Gates) -> dict[str, object]:
         changes = ImageChanges(self.domains.find, self.data, self.locks)

@@ -9,6 +9,7 @@ from vdsm.api.image import Image
 from vdsm.api.lease import Lease
 from vdsm.api.sdm import VolumeJobs
 from vdsm.api.storage import Storage
+from vdsm.api.storage_checks import StorageChecks
 from vdsm.api.storage_domain import StorageDomain
 from vdsm.api.storage_pool import StorageConnections, StorageMerges, StoragePool
 from vdsm.api.task import Task
@@ -28,6 +29,7 @@ PROTOCOLS: tuple[type, ...] = (
     StorageConnections,
     StorageMerges,
     StorageDomain,
+    StorageChecks,
     Image,
     Volume,
     VolumeJobs,

@@ -215,6 +215,8 @@ class ImageCheck:
                 yield self._of(ident, Word.KIND, words, f"the metadata is made to say {kind.value}", fix)
             elif fault is Fault.PARENT_MISSING and self._is_elsewhere(ident):
                 continue  # a link, or metadata, is missing: told there
+            elif fault is Fault.LEFTOVER and ident not in self._listed.entries:
+                continue  # its data is gone already: told there
             elif fault is Fault.EMPTY:
                 if volume.legality is Legality.ILLEGAL or ident not in self._listed.entries:
                     yield self._of(ident, Word.CAPACITY, fault.value, "its data does not say how large it is")
