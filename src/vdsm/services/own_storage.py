@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -24,7 +25,7 @@ import msgspec
 from vdsm.api import storage as api
 from vdsm.base import threads
 from vdsm.base.clock import monotonic_s
-from vdsm.base.errors import AlreadyExists, BadParameter, Failed, NotFound, VdsmError
+from vdsm.base.errors import AlreadyExists, BadParameter, Busy, Failed, NotFound, VdsmError
 from vdsm.base.persist import persist_file, read_file
 from vdsm.base.undo import Undo
 from vdsm.operations.records import TaskResult, TaskState
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 _FORMAT: Final = 1
 _POOL_NAME: Final = "own"
 _RETRY_S: Final = 10.0
+_PATIENCE_S: Final = 5.0
 _REFUSALS: Final = frozenset({InvalidParameter.code, StorageAccessDenied.code})
 _TASK_S: Final = 300.0
 _POLL_S: Final = 0.02
@@ -99,7 +101,7 @@ class OwnStorage:
         self._in_use: Final = in_use
         self._lock = threading.Lock()  # one change at a time; those who only look do not take it
         self._record = _read(place)
-        self._reasons: dict[str, str] = {}
+        self._reasons = {kept.request.name: "it is being connected" for kept in self._record.storages}
         self._wake = threading.Event()
         self._stopping = False
         self._settled = threading.Event()
@@ -112,13 +114,13 @@ class OwnStorage:
 
     def create(self, storage: api.StorageRequest) -> api.StorageView:
         """Make a domain and use it."""
-        with self._lock:
+        with self._changing():
             self._check_new(storage)
             return self._add(_Kept(storage, DomainId(new_id())))
 
     def attach(self, storage: api.StorageRequest) -> api.StorageView:
         """Use a domain that is there."""
-        with self._lock:
+        with self._changing():
             self._check_new(storage)
             with Undo() as undo:
                 self._connect(storage)
@@ -129,7 +131,7 @@ class OwnStorage:
 
     def remove(self, name: str, destroy: bool = False) -> None:  # noqa: FBT001, FBT002 - the contract's
         """Use it no more."""
-        with self._lock:
+        with self._changing():
             kept = self._named(name)
             if self._in_use(kept.domain_id):
                 raise StorageBusy(name, "VMs have images in it")
@@ -167,9 +169,27 @@ class OwnStorage:
             self._wake.wait(_RETRY_S)
             self._wake.clear()
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change at a time; the keeper may be at a server that does not answer.
+
+        Raises:
+            Busy: another change takes longer than anybody should wait.
+        """
+        if not self._lock.acquire(timeout=_PATIENCE_S):
+            raise Busy("this host's storage")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _bring_up(self) -> None:
         """Everything that is missing, as far as it goes."""
+        silent = self._connect_missing()
         for kept in self._record.storages:
+            if kept.request.name in silent:
+                self._reasons[kept.request.name] = silent[kept.request.name]
+                continue
             try:
                 if not kept.made:
                     self._settle(kept)
@@ -181,9 +201,15 @@ class OwnStorage:
                     log.warning("storage %s is not there: %s", kept.request.name, error)
                 self._reasons[kept.request.name] = str(error)
 
+    def _connect_missing(self) -> dict[str, str]:
+        """Connect all that is not there, side by side; what cannot be, with the reason."""
+        there = {mount.spec for mount in self._parts.connections.mounts()}
+        wanted = [kept.request for kept in self._record.storages if normalize(kept.request.path) not in there]
+        found = self._parts.connections.connect([_connection(request) for request in wanted]) if wanted else []
+        return {status.id: status.reason for status in found if status.code}
+
     def _settle(self, kept: _Kept) -> None:
         """Go on with what the agent's end cut off, or take it back."""
-        self._connect(kept.request)
         self._parts.work.settle()
         try:
             self._parts.domains.find(kept.domain_id)
@@ -195,8 +221,6 @@ class OwnStorage:
 
     def _open(self, kept: _Kept) -> None:
         parts, record = self._parts, self._record
-        if kept.domain_id not in parts.domains.visible():
-            self._connect(kept.request)
         if record.pool_id is None or record.master_id is None:
             raise Failed("opening the pool", "it is not known")
         if parts.pools.current() is None:
