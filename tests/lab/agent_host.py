@@ -63,10 +63,13 @@ class _UnixConnection(http.client.HTTPConnection):
 class AgentHost:
     """One agent; a context manager.
 
-    ``options``: more of [virt], then other sections, as TOML. ``inside``: it sees the network of the host as its own.
+    ``options``: more of [virt], then other sections, as TOML. ``storage``: more of [storage]. ``inside``: it sees the
+    network of the host as its own.
     """
 
-    def __init__(self, directory: Path, host: LightHost, options: str = "", *, inside: bool = False) -> None:
+    def __init__(
+        self, directory: Path, host: LightHost, options: str = "", *, storage: str = "", inside: bool = False
+    ) -> None:
         self.directory = directory
         self.host = host
         self.run_dir = directory / "run"
@@ -78,6 +81,7 @@ class AgentHost:
         self.config = directory / "vdsm.toml"
         self.certificates: Certificates
         self._options = options
+        self._storage = storage
         self._prefix = ["nsenter", "-t", str(host.pid), "-n", *_OWN_SYSFS] if inside else []
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -124,6 +128,7 @@ port = 0
 uri = "{self.host.uri}"
 [storage]
 repository_dir = "{self.repository}"
+{self._storage}
 [virt]
 disk_dirs = ["{self.images}"]
 domain_type = "qemu"

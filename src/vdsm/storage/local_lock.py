@@ -7,6 +7,9 @@
 Hosts of the original lock the same file, so an agent of either kind keeps the other out. A flock does not expire: a
 process that was stopped for hours still has it. The descriptor is not inherited, so no child keeps it by accident.
 
+The file is touched by this process, since the lock is the process's; by a thread that can be left behind, because the
+file system may not answer. While one is left behind nothing else is asked of the file, but the lock can be given back.
+
 Source: storage format, sections 3.1 and 3.4.
 """
 
@@ -16,11 +19,16 @@ import errno
 import fcntl
 import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+from vdsm.base import threads
 from vdsm.base.clock import sleep_s
+from vdsm.base.errors import Busy
 from vdsm.storage.clusterlock import LeaseState, Membership
 from vdsm.storage.errors import HostIdFailed, InvalidParameter, LeaseFailed, LeaseHeld
 from vdsm.storage.formats.leases import MAX_HOSTS, SDM, Geometry, LeaseRecord, sdm_lease
@@ -34,6 +42,9 @@ _UNKNOWN: Final = 0
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.02
 _IN_USE: Final = frozenset({errno.EAGAIN, errno.EACCES})
+_DEADLINE_S: Final = 10.0
+
+T = TypeVar("T")
 
 
 class LocalLock:
@@ -44,12 +55,23 @@ class LocalLock:
         ids_path: the file that is locked; it must be there.
         leases_path: names the SPM's lease; never opened.
         geometry: of the domain.
+        deadline_s: seconds that each look at the file may take.
     """
 
-    def __init__(self, domain_id: DomainId, ids_path: str, leases_path: str, geometry: Geometry) -> None:
+    def __init__(
+        self,
+        domain_id: DomainId,
+        ids_path: str,
+        leases_path: str,
+        geometry: Geometry,
+        *,
+        deadline_s: float = _DEADLINE_S,
+    ) -> None:
         self._domain_id: Final = domain_id
         self._path: Final = ids_path
         self._sdm: Final = sdm_lease(domain_id, leases_path, geometry)
+        self._deadline_s: Final = deadline_s
+        self._worker: Final = threads.Pool("local-lock", 1, 0)
         self._lock = threading.Lock()
         self._host_id: int | None = None
         self._file: int | None = None
@@ -108,9 +130,14 @@ class LocalLock:
         """See ClusterLock."""
         self._only_sdm(lease)
         with self._lock:
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
+            file, self._file = self._file, None
+        if file is None:
+            return
+        unlocked = threading.Event()
+        # The end of a file is told to its file system, and waits for that; the lock is the kernel's.
+        threads.start("local-unlock", _let_go, file, unlocked)
+        if not unlocked.wait(self._deadline_s):
+            raise LeaseFailed(f"unlocking {self._path}", f"no answer within {self._deadline_s:g} s")
 
     def holds(self, lease: LeaseRecord) -> bool:
         """See ClusterLock. The kernel keeps the lock; a file that was replaced is not the one that others lock."""
@@ -119,7 +146,7 @@ class LocalLock:
             if self._file is None:
                 return False
             try:
-                return os.path.samestat(os.fstat(self._file), Path(self._path).stat())
+                return self._soon(_same, self._file, self._path)
             except FileNotFoundError:
                 return False
             except OSError as error:
@@ -141,7 +168,7 @@ class LocalLock:
             file = self._try(fcntl.LOCK_SH)
             if file is None:
                 return LeaseState((_UNKNOWN,), _VERSION)
-            os.close(file)
+            self._soon(os.close, file)
             return LeaseState()
 
     def read_value(self, lease: LeaseRecord) -> bytes:
@@ -155,18 +182,52 @@ class LocalLock:
     def _try(self, how: int) -> int | None:
         """The file, locked; None when somebody else has it."""
         try:
-            file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return self._soon(_open_locked, self._path, how, late=_close_late)
         except OSError as error:
-            raise LeaseFailed(f"opening {self._path}", error.strerror or str(error)) from error
-        try:
-            fcntl.flock(file, how | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(file)
-            if error.errno in _IN_USE:
-                return None
             raise LeaseFailed(f"locking {self._path}", error.strerror or str(error)) from error
-        return file
+
+    def _soon(
+        self, call: Callable[..., T], *arguments: object, late: Callable[[Future[T]], None] = lambda _: None
+    ) -> T:
+        """Have something done with the file, under the deadline; ``late`` gets what comes after it."""
+        try:
+            done = self._worker.submit(call, *arguments)
+        except Busy:
+            raise LeaseFailed(f"looking at {self._path}", "an earlier look has had no answer yet") from None
+        try:
+            return done.result(self._deadline_s)
+        except Late:
+            done.add_done_callback(late)
+            raise LeaseFailed(f"looking at {self._path}", f"no answer within {self._deadline_s:g} s") from None
 
     def _only_sdm(self, lease: LeaseRecord) -> None:
         if lease.resource != SDM or lease.lockspace != self._domain_id:
             raise LeaseFailed(f"lease {lease.resource}", f"domain {self._domain_id} is local: it has SDM only")
+
+
+def _open_locked(path: str, how: int) -> int | None:
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        if error.errno in _IN_USE:
+            return None
+        raise
+    return file
+
+
+def _close_late(opened: Future[int | None]) -> None:
+    """Nobody waits for this file any more: give its lock back."""
+    if opened.exception() is None and (file := opened.result()) is not None:
+        os.close(file)
+
+
+def _same(file: int, path: str) -> bool:
+    return os.path.samestat(os.fstat(file), Path(path).stat())
+
+
+def _let_go(file: int, unlocked: threading.Event) -> None:
+    fcntl.flock(file, fcntl.LOCK_UN)
+    unlocked.set()
+    os.close(file)
