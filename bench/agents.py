@@ -61,7 +61,8 @@ def place(libvirt_uri: str = "test:///default") -> Iterator[Place]:
     """Make a place; it is removed in the end."""
     with TemporaryDirectory(prefix="vdsm-bench-") as name:
         directory = Path(name)
-        for part in ("run/console", "state", "log/console", "pki/certs", "pki/keys", "images"):
+        directory.chmod(0o755)  # the root helper looks at storage with the rights of the agent's user
+        for part in ("run/console", "state", "log/console", "pki/certs", "pki/keys", "images", "rhev"):
             (directory / part).mkdir(parents=True)
         (directory / "state/instance").write_text(f"{uuid.uuid4()}\n")
         yield Place(directory, _configure(directory, libvirt_uri), _certify(directory), libvirt_uri)
@@ -85,6 +86,10 @@ uri = "{libvirt_uri}"
 [virt]
 disk_dirs = ["{directory}/images", "{GUEST}"]
 domain_type = "qemu"
+[transfers]
+port = 0
+[storage]
+repository_dir = "{directory}/rhev"
 """
     )
     return port
