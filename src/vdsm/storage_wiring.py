@@ -72,7 +72,7 @@ from vdsm.storage.repository import Repository
 from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
 from vdsm.storage.tasks import Tasks
 from vdsm.storage.volume_tools import QemuTools
-from vdsm.system.sanlock import Daemon
+from vdsm.system.sanlock.daemon import Daemon
 
 log = logging.getLogger(__name__)
 

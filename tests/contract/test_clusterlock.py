@@ -26,7 +26,7 @@ from vdsm.storage.kinds import StorageType
 from vdsm.storage.local_lock import LocalLock
 from vdsm.storage.lock_twin import SharedDisk, TwinHost
 from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
-from vdsm.system.sanlock import Daemon
+from vdsm.system.sanlock.daemon import Daemon
 
 SHAPE = Geometry()
 SANLOCK_DIR = os.environ.get("VDSM_SANLOCK_DIR", "")

@@ -42,7 +42,7 @@ from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.lock_twin import SharedDisk, TwinHost
 from vdsm.storage.memory import MemoryBackend
 from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
-from vdsm.system.sanlock import Daemon
+from vdsm.system.sanlock.daemon import Daemon
 
 SANLOCK_DIR = os.environ.get("VDSM_SANLOCK_DIR", "")
 NOW_S = 1_700_000_000

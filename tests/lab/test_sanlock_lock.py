@@ -69,7 +69,7 @@ def format_leases(domain: str, ids: str, leases: str) -> list[str]:
     from vdsm.storage.formats.leases import MIB, Geometry
     from vdsm.storage.localfiles import LocalFiles
     from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
-    from vdsm.system.sanlock import Daemon
+    from vdsm.system.sanlock.daemon import Daemon
 
     lock = SanlockLeases(Daemon(), SanlockSettings(io_timeout_s=5)).of(domain, ids, leases, Geometry())
     lock.format()

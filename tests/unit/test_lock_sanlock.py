@@ -17,7 +17,8 @@ from vdsm.storage.errors import HostIdFailed, LeaseFailed, LeaseHeld
 from vdsm.storage.formats.leases import MIB, Geometry
 from vdsm.storage.ids import DomainId, new_id
 from vdsm.storage.sanlock_lock import SanlockLeases, SanlockLock, SanlockSettings
-from vdsm.system.sanlock import Daemon, Deadlines, HostState, SanlockFailed, Spot
+from vdsm.system.sanlock.daemon import Daemon
+from vdsm.system.sanlock.facts import Deadlines, HostState, SanlockFailed, Spot
 
 SPOT = Spot("/leases", MIB, MIB, 512)
 DOMAIN = DomainId(new_id())

@@ -30,7 +30,9 @@ from vdsm.storage.clusterlock import LeaseState, Membership
 from vdsm.storage.errors import HostIdFailed, InvalidParameter, LeaseFailed, LeaseHeld
 from vdsm.storage.formats.leases import VALUE_SIZE, Geometry, LeaseRecord, host_sector_offset, sdm_lease
 from vdsm.storage.ids import DomainId
-from vdsm.system.sanlock import Connection, Daemon, Host, HostState, SanlockFailed, Spot, is_away
+from vdsm.system.sanlock.connection import Connection
+from vdsm.system.sanlock.daemon import Daemon
+from vdsm.system.sanlock.facts import Host, HostState, SanlockFailed, Spot, is_away
 
 # A host that has not renewed its id for so many io_timeouts is ended by its own sanlock; others wait 60 s more.
 _RENEWAL_FAILS: Final = 8

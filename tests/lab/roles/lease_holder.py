@@ -20,7 +20,7 @@ from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
 from vdsm.storage.watchdog import Watchdog
 from vdsm.storage.write_gate import WriteGate
-from vdsm.system.sanlock import Daemon
+from vdsm.system.sanlock.daemon import Daemon
 
 SECTOR = 512
 
