@@ -112,7 +112,8 @@ class Storage:
             nfs=NfsDefaults(settings.nfs_version, settings.nfs_timeout_ds, settings.nfs_retrans),
             leaving=self._leaving,
         )
-        tools = DomainTools(self.helpers, lock_maker(self._sanlock), QemuImageMaker(), self._sanlock)
+        locks = lock_maker(self._sanlock, file_deadline_s=settings.helper_timeout_s)
+        tools = DomainTools(self.helpers, locks, QemuImageMaker(), self._sanlock)
         self.domains = Domains(self.connections.mounts, tools, timeout_s=settings.helper_timeout_s)
         self.monitors = Monitors(
             self.domains, interval_s=settings.health_check_interval_s, changed=self._domain_changed

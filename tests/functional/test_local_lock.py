@@ -7,10 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from domain_parts import bound, eventually
+from lab.agent_host import short_directory
+from needs import needs
 from vdsm.storage.errors import LeaseFailed, LeaseHeld
 from vdsm.storage.formats.leases import Geometry
 from vdsm.storage.ids import DomainId, new_id
@@ -98,3 +102,26 @@ def test_file_that_was_replaced_or_removed_is_not_the_lock(ids: Path) -> None:
     ids.symlink_to(target)  # links are not followed
     with pytest.raises(LeaseFailed):
         lock.acquire(lock.sdm, 1)
+
+
+@needs("root", "program:bindfs")
+def test_file_system_that_does_not_answer_costs_a_deadline() -> None:
+    with short_directory() as place, bound(place / "real", place / "mount") as frozen:
+        path = frozen.mount / "ids"
+        path.touch()
+        lock = LocalLock(DOMAIN, str(path), "", Geometry(), deadline_s=1.0)
+        lock.join(1, wait_s=1)
+        lock.acquire(lock.sdm, 1)
+        assert lock.holds(lock.sdm)
+        frozen.freeze()
+        time.sleep(1.1)  # until then the kernel knows the file's attributes itself
+        with pytest.raises(LeaseFailed, match="no answer within 1 s"):
+            lock.holds(lock.sdm)
+        with pytest.raises(LeaseFailed, match="an earlier look has had no answer yet"):
+            lock.holds(lock.sdm)
+        lock.release(lock.sdm)
+        frozen.thaw()
+        other = lock_on(path)
+        other.acquire(other.sdm, 1)
+        other.release(other.sdm)
+        eventually(lambda: not lock.inspect(lock.sdm).owners)
