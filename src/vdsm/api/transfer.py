@@ -31,7 +31,7 @@ class ImageTicket(Request, frozen=True, kw_only=True):
     """What is transferred: `file:///...` of a prepared volume, or `nbd:unix:/...` of an NBD server."""
     ops: tuple[Literal["read", "write"], ...]
     """What may be done; writing includes reading."""
-    inactivity_timeout: Annotated[Seconds, Wire("inactivity_timeout")] | None = None
+    inactivity_timeout: Annotated[Seconds | None, Wire("inactivity_timeout")] = None
     """Seconds until a silent client is disconnected; 60 if not given."""
     sparse: bool = False
     """Whether zeros give space back."""
