@@ -159,6 +159,7 @@ class Storage:
                 journal=HostJournal(self._journals / "pools"),
                 fence=_end_process,
                 changed=self._notifications.task_changed,
+                workers=workers,
             )
         )
 

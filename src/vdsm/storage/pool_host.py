@@ -56,6 +56,7 @@ class PoolParts:
         changed: told of each task's change of phase; must not wait.
         point: for tests.
         join_s: seconds to wait until this host shows as alive on a domain.
+        workers: how many of the SPM's tasks run at once.
     """
 
     domains: DomainSource
@@ -70,6 +71,7 @@ class PoolParts:
     changed: Callable[[OperationView], None] = lambda _: None
     point: Callable[[str], None] = lambda _: None
     join_s: float = 180.0
+    workers: int = 10
 
 
 class PoolHost:
@@ -93,6 +95,7 @@ class PoolHost:
             moved=self._moved,
             point=parts.point,
             join_s=parts.join_s,
+            workers=parts.workers,
         )
         # What lives in memory only: starting the SPM.
         self._start_kind: Final = start_kind(lambda: self._the_spm().start_steps(), self._upgrade)
