@@ -25,12 +25,12 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dooms import Doom, in_child
 from vdsm.base import persist
 from vdsm.operations.journal import FileJournal
 from vdsm.operations.manager import Operations
@@ -40,19 +40,6 @@ from vdsm.storage.localfiles import LocalFiles
 ID = "5b0f8a3e-0000-4000-8000-000000000002"
 Facts = dict[str, object]
 Opened = tuple[Operations, Callable[[], object]]
-
-
-class Doom:
-    """Passes points; at the one whose turn it is the process is killed. Turn 0 never comes."""
-
-    def __init__(self, turn: int = 0) -> None:
-        self.turn = turn
-        self.passed = 0
-
-    def point(self, _: str) -> None:
-        self.passed += 1
-        if self.passed == self.turn:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class DoomedFiles(LocalFiles):
@@ -229,28 +216,7 @@ def _recover(case: Case, base: Path, doom: Doom) -> None:
 
 def _in_child(function: Callable[[Doom], None], doom: Doom) -> int:
     """Run it in a child: how many points it passed; 0 when it was killed."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(reader)
-            function(doom)
-            os.write(writer, str(doom.passed).encode())
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-            raise
-        finally:
-            os._exit(status)
-    os.close(writer)
-    said = os.read(reader, 100)
-    os.close(reader)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return 0
-    assert status == 0, f"the child ended with {status}"
-    return int(said)
+    return in_child(function, doom)[1]
 
 
 def _lay_out(furnished: Path, now: Path) -> None:

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dooms import Doom, in_child
 from toy_operations import (
     DELETE,
     MAKE,
@@ -55,19 +53,6 @@ FORGETFUL = Kind("forgetful", 1, Thing, forgetful_steps)
 TOYS = {kind.name: kind for kind in (MAKE, MAKE_ON, MAKE_SEEING, MAKE_ON_SEEING, DELETE, PURGE, FORGETFUL)}
 KINDS = Kinds(TOYS.values())
 ID = "5b0f8a3e-0000-4000-8000-000000000001"
-
-
-class Doom:
-    """Passes points; at the one whose turn it is the process is killed."""
-
-    def __init__(self, turn: int) -> None:
-        self.turn = turn
-        self.passed = 0
-
-    def point(self, _: str) -> None:
-        self.passed += 1
-        if self.passed == self.turn:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class TornFiles(LocalFiles):
@@ -132,28 +117,6 @@ def recover(base: Path, kind: str, doom: Doom) -> None:
             steps = ()  # it was not decided
         assert explained.done + explained.uncertain + explained.left == steps, explained
         running.wait(view.id, 60)
-
-
-def in_child(function: Callable[[Doom], None], doom: Doom) -> tuple[bool, int]:
-    """Run it in a child; whether it was killed, and otherwise how many points it passed."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            function(doom)
-            os.write(writer, str(doom.passed).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    said = os.read(reader, 100)
-    os.close(reader)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True, 0
-    assert status == 0, f"the child ended with {status}"
-    return False, int(said)
 
 
 def state(base: Path) -> str:

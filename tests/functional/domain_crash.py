@@ -10,17 +10,15 @@ prints what it saw as JSON. Points are before and after each change of a file, a
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from domain_parts import LocalDoors, PaperLocks, Place, registry
+from dooms import Doom, in_child
 from vdsm.operations.host_journal import HostJournal
 from vdsm.operations.kinds import Kinds
 from vdsm.operations.locks import Locks
@@ -36,19 +34,6 @@ from vdsm.storage.localfiles import LocalFiles
 
 ID = DomainId("5b0f8a3e-0000-4000-8000-00000000d0a1")
 CHANGES = {"create", "replace", "write_at", "truncate", "mkdir", "rmdir", "unlink", "rename"}
-
-
-class Doom:
-    """Passes points; at the one whose turn it is the process is killed."""
-
-    def __init__(self, turn: int) -> None:
-        self.turn = turn
-        self.passed = 0
-
-    def point(self, _: str) -> None:
-        self.passed += 1
-        if self.passed == self.turn:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class DoomedFiles:
@@ -118,28 +103,6 @@ def fresh(base: Path, what: str) -> None:
             path = base / "mount" / ID / name
             path.parent.mkdir(parents=True)
             path.write_text("x")
-
-
-def in_child(function: Callable[[Doom], None], doom: Doom) -> tuple[bool, int]:
-    """Run it in a child; whether it was killed, and otherwise how many points it passed."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            function(doom)
-            os.write(writer, str(doom.passed).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    said = os.read(reader, 100)
-    os.close(reader)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True, 0
-    assert status == 0, f"the child ended with {status}"
-    return False, int(said)
 
 
 def journaled(base: Path, what: str, stride: int) -> dict[str, int]:

@@ -20,9 +20,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from crash_harness import Doom, TornFiles, in_child
+from crash_harness import TornFiles
 
 from domain_parts import LocalDoors, eventually
+from dooms import Doom, in_child
 from pool_worlds import POOL, Host, places
 from storage_domains import NOW_S
 from vdsm.operations.records import SETTLED

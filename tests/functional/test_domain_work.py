@@ -13,6 +13,7 @@ import pytest
 from test_storage_domains import Full, attach, fill
 
 from domain_parts import LocalDoors, Place, registry, request
+from dooms import memory_directory
 from vdsm.operations.host_journal import HostJournal
 from vdsm.operations.kinds import Kinds
 from vdsm.operations.locks import Locks
@@ -29,9 +30,10 @@ STRIDE = 1 if os.environ.get("VDSM_EXHAUSTIVE") else 7
 
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize(("what", "outcome"), [("make", "before"), ("format", "after"), ("bare", "made")])
-def test_killed_at_every_point_nothing_is_left_between(tmp_path: Path, what: str, outcome: str) -> None:
-    argv = [sys.executable, str(HARNESS), str(tmp_path / "base"), what, str(STRIDE)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
+def test_killed_at_every_point_nothing_is_left_between(what: str, outcome: str) -> None:
+    with memory_directory() as place:
+        argv = [sys.executable, str(HARNESS), str(place / "base"), what, str(STRIDE)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     seen = json.loads(done.stdout)
     assert seen["points"] >= 30

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +17,7 @@ import copy_crash_harness as harness
 import pytest
 
 from domain_parts import bound, eventually, mounted
+from dooms import memory_directory
 from image_domains import COW, MIB, RAW, Storage, open_domain, refs
 from needs import needs
 from storage_domains import metadata
@@ -328,11 +328,9 @@ def settled(agent: Agent, ident: str) -> Phase:
 
 
 @pytest.fixture
-def fast_folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory if there is such: what SIGKILL spares does not depend on the disk."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path
-    with tempfile.TemporaryDirectory(prefix="vdsm-copies-", dir=place) as folder:
-        yield Path(folder)
+def fast_folder() -> Iterator[Path]:
+    with memory_directory() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("kind", ["move", *(("copy", "keep", "clone") if EXHAUSTIVE else ())])
@@ -343,10 +341,12 @@ def test_cancelled_at_any_point_it_is_before_or_after(fast_folder: Path, kind: s
     base.rename(pristine)
     outcomes = []
     known: dict[Phase, object] = {}
+    judged: harness.Judged = {}
     turn = 0
     while True:
         harness.restore(base, pristine)
         world = harness.World(base, kind)
+        world.judged = judged
         known.setdefault(Phase.UNDONE, world.seen())
         phase, reached = cancelled_at(world, turn)
         # The first run is not cancelled, and neither is the one whose turn does not come any more.

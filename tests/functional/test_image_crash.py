@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dooms import memory_directory
 from needs import needs
 
 pytestmark = needs("program:qemu-img", "program:qemu-io")
@@ -29,10 +29,8 @@ UNDONE = {"create raw", "create from parent", "clone", "clone again"}
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """In memory, if that can be: a killed process takes nothing of the page cache with it."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as path:
-        yield Path(path) / "base"
+    with memory_directory() as path:
+        yield path / "base"
 
 
 def hunt(base: Path, case: str, stride: int) -> dict[str, object]:

@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
+
+from dooms import memory_directory
 
 HARNESS = Path(__file__).with_name("pool_crash_harness.py")
 # The whole square of kills and kills of the recovery takes minutes; a part of it always runs.
@@ -36,8 +37,7 @@ STRIDE = 1 if os.environ.get("VDSM_EXHAUSTIVE") else 0
 )
 def test_killed_at_every_point_the_pool_is_as_before_or_after(scenario: str, manager: str, fewest: int) -> None:
     stride = STRIDE or (11 if scenario in {"reconstruct", "attach on disk"} else 0)
-    # In memory: what is to survive a SIGKILL needs no disk, and thousands of fsyncs take minutes.
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="pool-crash-") as base:
+    with memory_directory() as base:
         argv = [sys.executable, HARNESS, f"{base}/pool", scenario, str(stride), manager]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
