@@ -32,6 +32,8 @@ from vdsm.storage.oop.pool import HelperPool
 CAPACITY = 1024 * MIB
 VOLUMES = 1000
 MANY = 10_000
+# Lists of names are kept once a directory has not changed for so long.
+_FRESH_S = 3.0
 _NAMES = {RAW: "raw", COW: "qcow2"}
 
 
@@ -187,7 +189,8 @@ def _repository(count: int) -> dict[str, tuple[list[float], float, str]]:
 
 
 def _several(ask: Callable[[], float], runs: int = 15) -> list[float]:
-    rest(0.3)
+    ask()
+    rest(_FRESH_S)
     ask()
     return [ask() for _ in range(runs)]
 

@@ -172,6 +172,13 @@ def test_stat_tells_what_the_kernel_says(files: FileAccess, tmp_path: Path) -> N
     Path(tmp_path / "link").symlink_to(path)
     assert files.stat(at(tmp_path, "link")).kind is FileKind.LINK
     assert files.stat(at(tmp_path, "link"), follow=True) == found
+    assert files.stat_many([path, at(tmp_path, "nothing"), at(tmp_path, "link")]) == [
+        found,
+        None,
+        files.stat(at(tmp_path, "link")),
+    ]
+    with pytest.raises(NotADirectoryError):
+        files.stat_many([f"{path}/below"])
     assert files.stat("/dev/null").kind is FileKind.CHAR
 
 
@@ -264,6 +271,7 @@ def test_ugly_names(files: FileAccess, tmp_path: Path, name: str) -> None:
     assert files.listdir(str(tmp_path)) == [name]
     assert files.glob(f"{tmp_path}/*") == [path]
     assert [entry.name for entry in files.scan(str(tmp_path))] == [name]
+    assert files.stat_many([path]) == [files.stat(path)]
     assert files.read(path) == b"x"
     with pytest.raises(FileExistsError) as caught:
         files.create(path)

@@ -478,7 +478,7 @@ def test_full_file_system_at_each_write_leaves_no_half_volume_that_anybody_sees(
             assert found.images[base_image(good)].chain() == (base.volume_id,)
         else:
             break
-    assert refused == 2  # the parent's metadata, then the new file: after that there was room
+    assert refused == 3  # the parent's metadata, the directory, then the new file: after that there was room
     assert good.volume(base).kind is VolumeKind.INTERNAL
 
 

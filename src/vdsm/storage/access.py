@@ -134,6 +134,13 @@ class FileReader(Protocol):
     def stat(self, path: str, *, follow: bool = False) -> FileStat:
         """What the name stands for; with ``follow`` what a link leads to."""
 
+    def stat_many(self, paths: Sequence[str]) -> list[FileStat | None]:
+        """What each of many names stands for, a link itself, in the order of ``paths``; None: it is not there.
+
+        Raises:
+            OSError: one of them cannot be looked at.
+        """
+
     def statvfs(self, path: str) -> SpaceFacts:
         """The space of the file system that holds the path."""
 

@@ -140,20 +140,20 @@ class FileBackend(FileDomainReader):
         """See Backend."""
         if data.format is VolumeFormat.RAW and data.backing is not None:
             raise WrongFormat("a raw volume cannot stand on another")
-        if self._exists(self.meta_path(volume)):
-            raise VolumeExists(volume.volume_id)
-        self._make_image(volume.image_id)
         path = self.data_path(volume)
-        self._unlink(path)
-        self._unlink(self.lease_path(volume))
+        if not self._make_image(volume.image_id):
+            # What an earlier attempt left; in a new directory there is nothing.
+            if self._exists(self.meta_path(volume)):
+                raise VolumeExists(volume.volume_id)
+            self._unlink(path)
+            self._unlink(self.lease_path(volume))
         with told(f"making {path}"):
             self._files.create(path, mode=tree.DATA_MODE)
             if data.format is VolumeFormat.RAW:
                 self._make_raw(path, data)
             else:
                 self._make_qcow2(path, data)
-            self._files.chmod(path, tree.DATA_MODE)
-            self._files.fsync(path)
+                self._files.fsync(path)
 
     def publish(self, volume: VolumeRef, metadata: VolumeMetadata) -> None:
         """See Backend."""
@@ -250,6 +250,7 @@ class FileBackend(FileDomainReader):
         return LeaseRecord(self.domain_id, volume.volume_id, self.lease_path(volume), 0, self._shape)
 
     def _make_raw(self, path: str, data: NewData) -> None:
+        # Each of these calls is durable.
         if data.initial_size is not None and data.allocation is not Allocation.PREALLOCATED:
             raise InvalidParameter("initialSize", "is for preallocated volumes")
         self._files.truncate(path, data.capacity)
@@ -285,11 +286,15 @@ class FileBackend(FileDomainReader):
             self._files.write_at(path, 0, text)
             self._files.truncate(path, len(text))
 
-    def _make_image(self, image_id: ImageId) -> None:
+    def _make_image(self, image_id: ImageId) -> bool:
+        """See to an image's directory; whether it is new."""
         path = self.image_path(image_id)
-        if not self._exists(path):
-            with told(f"making {path}"):
+        with told(f"making {path}"):
+            try:
                 self._files.mkdir(path, mode=tree.DIRECTORY_MODE)
+            except FileExistsError:
+                return False
+        return True
 
     def _exists(self, path: str) -> bool:
         return self._inode(path) is not None

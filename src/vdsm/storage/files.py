@@ -27,6 +27,7 @@ from vdsm.storage.names import ImageNames
 # A sound volume's metadata has at most 512 bytes. What is larger is read so far, and refused for what it is.
 _META_READ: Final = 4096
 _META_BATCH: Final = MAX_BYTES // _META_READ
+_LIKE_UUID: Final = "-".join("?" * count for count in (8, 4, 4, 4, 12))
 # A hundred domains in a pool, and what else may come.
 _DOMAIN_READ: Final = 1 << 20
 
@@ -149,17 +150,18 @@ class FileDomainReader:
 
     def sizes(self) -> Mapping[VolumeRef, DataFacts]:
         """See Backend."""
+        with told(f"listing {self.images_path}"):
+            paths = self._reader.glob(f"{glob.escape(self.images_path)}/{_LIKE_UUID}/{_LIKE_UUID}")
         found: dict[VolumeRef, DataFacts] = {}
-        for image_id in filter(is_uuid, self._names_below.images()):
-            with told(f"listing {self.image_path(ImageId(image_id))}"):
-                try:
-                    entries = self._reader.scan(self.image_path(ImageId(image_id)))
-                except FileNotFoundError:
-                    continue
-            for entry in entries:
-                if is_uuid(entry.name) and entry.stat.kind is FileKind.FILE:
-                    ref = VolumeRef(self.domain_id, ImageId(image_id), VolumeId(entry.name))
-                    found[ref] = DataFacts(entry.stat.size, entry.stat.allocated)
+        for start in range(0, len(paths), _META_BATCH):
+            batch = paths[start : start + _META_BATCH]
+            with told(f"looking at volumes in {self.images_path}"):
+                facts = self._reader.stat_many(batch)
+            for path, fact in zip(batch, facts, strict=True):
+                image, name = path.rsplit("/", 2)[1:]
+                if fact is not None and fact.kind is FileKind.FILE and is_uuid(image) and is_uuid(name):
+                    ref = VolumeRef(self.domain_id, ImageId(image), VolumeId(name))
+                    found[ref] = DataFacts(fact.size, fact.allocated)
         return found
 
     def data(self, volume: VolumeRef) -> DataFacts:

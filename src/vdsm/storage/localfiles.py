@@ -80,6 +80,10 @@ class LocalReader:
         """See ``FileReader.stat``."""
         return _facts(os.stat(path, follow_symlinks=follow))  # noqa: PTH116 - as above
 
+    def stat_many(self, paths: Sequence[str]) -> list[FileStat | None]:
+        """See ``FileReader.stat_many``."""
+        return [_facts_of(path) for path in paths]
+
     def statvfs(self, path: str) -> SpaceFacts:
         """See ``FileReader.statvfs``."""
         facts = os.statvfs(path)
@@ -354,6 +358,13 @@ def _facts(found: os.stat_result) -> FileStat:
         device=found.st_dev,
         modified_ns=found.st_mtime_ns,
     )
+
+
+def _facts_of(path: str) -> FileStat | None:
+    try:
+        return _facts(os.lstat(path))
+    except FileNotFoundError:
+        return None
 
 
 def _entries(path: str) -> Iterator[FileEntry]:

@@ -55,6 +55,11 @@ class HelperReader:
         found: FileStat = self._ask("stat", [path], {"follow": follow}, self._timeout_s)
         return found
 
+    def stat_many(self, paths: Sequence[str]) -> list[FileStat | None]:
+        """See ``FileReader.stat_many``."""
+        found: list[FileStat | None] = self._ask("stat_many", [list(paths)], {}, self._timeout_s)
+        return found
+
     def statvfs(self, path: str) -> SpaceFacts:
         """See ``FileReader.statvfs``."""
         found: SpaceFacts = self._ask("statvfs", [path], {}, self._timeout_s)

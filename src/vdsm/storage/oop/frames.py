@@ -36,6 +36,7 @@ READS: Final[dict[str, Any]] = {
     "listdir": list[str],
     "scan": list[FileEntry],
     "stat": FileStat,
+    "stat_many": list[FileStat | None],
     "statvfs": SpaceFacts,
     "glob": list[str],
     "access": bool,
