@@ -9,12 +9,12 @@ from vdscli.parser import CommandParser, add_common, count, seconds
 
 EPILOG: Final = f"""\
 examples:
-  vdscli vm create web1 --memory 1G --vcpus 2 --disk /var/lib/vdsm/images/web1.qcow2 --nic user
+  vdscli vm create web1 --memory 1G --vcpus 2 --disk size=10G --nic user
   vdscli vm list
   vdscli vm console web1
   vdscli call VM.getStats '{{"vmID": "..."}}'
 
-A VM is named by its name, its id, or the first characters (4 or more) of its id.
+A VM, a storage and an image is named by its name, its id, or the first characters (4 or more) of its id.
 
 {failures.EXIT_CODES}"""
 
@@ -28,7 +28,9 @@ def parser() -> CommandParser:
     add_common(top, everywhere=False)
     top.command("vm", "List, create, start, stop and watch virtual machines", _vm)
     top.command("host", "Show the host and its load", _host)
-    top.command("image", "Copy images into storage domains and out of them", _image)
+    top.command("storage", "List, make, attach and check storage domains", _storage)
+    top.command("image", "List, make, copy, upload and delete disk images", _image)
+    top.command("op", "List, explain and end operations on storage", _op)
     top.command("events", "Follow what happens on the host", _events, "event_commands:events")
     top.command("top", "Watch the VMs' load in a live table", _top, "top:top")
     top.command("token", "Create, list and revoke bearer tokens", _token)
@@ -41,6 +43,18 @@ def _vm(parser: CommandParser) -> None:
     from vdscli import vm_arguments
 
     vm_arguments.fill(parser)
+
+
+def _storage(parser: CommandParser) -> None:
+    from vdscli import storage_arguments
+
+    storage_arguments.fill(parser)
+
+
+def _op(parser: CommandParser) -> None:
+    from vdscli import storage_arguments
+
+    storage_arguments.fill_op(parser)
 
 
 def _image(parser: CommandParser) -> None:

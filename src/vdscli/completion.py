@@ -176,7 +176,7 @@ class Completer:
 
     def _all(self, current: str) -> Iterator[Candidate]:
         if self._pending is not None:
-            yield from self._values_of(self._pending)
+            yield from self._values_of(self._pending, current)
         elif current.startswith("--") and "=" in current:
             flag = current.partition("=")[0]
             found = self._option(flag)
@@ -207,10 +207,18 @@ class Completer:
             yield from _verbs()
         elif item.complete == "params":
             yield from _parameters(self._positionals[0], current)
+        elif item.complete == "disk":
+            yield from self._disks(current)
         elif item.complete == "nic":
             yield from (("user", "outgoing connections only"), ("network=", "a bridge of the host"))
         elif item.complete:
             yield from self._asked(item.complete)
+
+    def _disks(self, current: str) -> Iterator[Candidate]:
+        if current.startswith("image="):
+            yield from ((f"image={name}", words) for name, words in self._asked("image"))
+        else:
+            yield from (("size=", "a new image in storage"), ("image=", "an image in storage"), (FILES, ""))
 
     def _asked(self, kind: str) -> Iterator[Candidate]:
         """Names that the agent knows; none when it does not answer soon."""
@@ -235,9 +243,23 @@ def _names(client: Client, kind: str) -> list[Candidate]:
         return [(str(item["name"]), str(item["role"])) for item in client.get("/tokens")]
     if kind == "definition":
         return [(str(item["name"]), str(item["status"])) for item in client.get("/definitions")]
+    if kind == "op":
+        return [(ident, str(item["verb"])) for ident, item in client.get("/tasks/info").items()]
+    if kind in {"storage", "image"}:
+        return _storage_names(client, kind)
     from vdscli.inventory import inventory
 
     return [(vm.name, vm.status) for vm in inventory(client) if kind != "stopped" or (vm.is_down and vm.defined)]
+
+
+def _storage_names(client: Client, kind: str) -> list[Candidate]:
+    from vdscli import storage_inventory
+
+    known = storage_inventory.storages(client)
+    if kind == "storage":
+        return [(item.name or item.domain_id, item.type) for item in known]
+    active = [item for item in known if item.status == "active"]
+    return [(image.name or image.image_id, image.storage.name) for image in storage_inventory.images(client, active)]
 
 
 def _verbs() -> Iterator[Candidate]:

@@ -19,7 +19,7 @@ exit codes:
   0    done
   1    the request failed
   2    the command line is wrong
-  3    no such VM, definition, token or verb
+  3    no such VM, definition, storage, image, operation, token or verb
   4    not possible in the present state, or it exists already
   5    busy, starting or not responding: try again
   6    the agent cannot be reached

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from vdscli import units
 from vdscli.client import quoted
 from vdscli.failures import NOT_FOUND, WRONG_STATE, CliError
+from vdscli.storage_inventory import domain_id, image_id
 from vdscli.transfer import checksum, moves, pieces
 from vdscli.transfer.moves import Move, Target
 from vdscli.transfer.parts import AGAIN, address, bar_of, both, connections, convert, swept
@@ -29,6 +30,8 @@ def download(session: Session) -> None:
     target = Path(args.file).absolute()
     if target.exists() and not args.overwrite:
         raise CliError(f"{args.file} is there already; --overwrite replaces it", WRONG_STATE)
+    args.domain = domain_id(session.client, args.domain)
+    args.image = image_id(session.client, args.image, args.domain)
     key = VolumeKey(args.domain, args.image, args.volume or _top(session))
     found = _Download(session, VolumeApi(session.client, key, swept(session)), target)
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vdscli import units
 from vdscli.failures import USAGE, WRONG_STATE, CliError
+from vdscli.storage_inventory import domain_id
 from vdscli.transfer import checksum, moves, pieces, source
 from vdscli.transfer.moves import Move, Target
 from vdscli.transfer.parts import AGAIN, address, bar_of, both, connections, state_dir, swept
@@ -31,6 +32,7 @@ def upload(session: Session) -> None:
     """``image upload``."""
     args = session.args
     found = source.look(args.file)
+    args.domain = domain_id(session.client, args.domain)
     volume_format = _FORMATS[args.volume_format or found.format]
     if found.format == "qcow2" and volume_format == "RAW":
         raise CliError(f"{args.file} is qcow2: 'qemu-img convert -O raw' makes it raw, or keep its format", USAGE)

@@ -7,7 +7,10 @@ from typing import Final
 from vdscli.parser import CommandParser, count, seconds
 
 _DISK_HELP: Final = """\
---disk PATH[,OPTION...]   an image or block device; options:
+--disk size=SIZE[,OPTION...]    a new image in storage, called after the VM
+--disk image=NAME[,OPTION...]   an image in storage, by name or id
+--disk PATH[,OPTION...]   a file or block device; options:
+    storage=NAME          size, image: where; may be left out when there is only one
     format=raw|qcow2      how it is to be read; without it, qcow2 for a name in .qcow2, else raw
     bus=virtio|sata|scsi  how the guest sees it
     device=disk|cdrom|floppy, serial=TEXT, readonly
@@ -65,7 +68,7 @@ def _hardware(parser: CommandParser) -> None:
     parser.arg("--memory", metavar="SIZE", help="512M, 2G, ...; a bare number is MiB (512M)")
     parser.arg("--vcpus", type=count, metavar="N", help="CPUs (1)")
     parser.arg(
-        "--disk", action="append", default=[], metavar="SPEC", complete="file", help="see below; can be repeated"
+        "--disk", action="append", default=[], metavar="SPEC", complete="disk", help="see below; can be repeated"
     )
     parser.arg(
         "--cdrom",

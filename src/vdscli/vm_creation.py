@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vdscli import inventory, units, vm_power
+from vdscli import inventory, units, vm_disks, vm_power
 from vdscli.client import quoted
 from vdscli.failures import USAGE, WRONG_STATE, CliError
 from vdscli.inventory import Vm
@@ -33,8 +33,8 @@ def create(session: Session) -> None:
             raise CliError(
                 "--transient: such a VM has no definition, so --no-start and --autostart mean nothing", USAGE
             )
-        body = described(args, local=session.client.is_local)
-        stats = session.client.post("/vms", {**body, **_ident(args)})
+        with vm_disks.resolved(session, described(args, local=session.client.is_local)) as body:
+            stats = session.client.post("/vms", {**body, **_ident(args)})
         vm_power.started(session, _live(stats, defined=False), stats)
     elif args.no_start:
         define(session)
@@ -43,13 +43,14 @@ def create(session: Session) -> None:
 
 
 def _create_defined(session: Session) -> None:
-    definition = _define(session)
-    path = f"/definitions/{quoted(definition['name'])}"
-    try:
-        stats = session.client.post(f"{path}/start")
-    except CliError:
-        session.client.delete(path)
-        raise
+    with vm_disks.resolved(session, described(session.args, local=session.client.is_local)) as body:
+        definition = _define(session, body)
+        path = f"/definitions/{quoted(definition['name'])}"
+        try:
+            stats = session.client.post(f"{path}/start")
+        except CliError:
+            session.client.delete(path)
+            raise
     vm_power.started(session, _live(stats, defined=True), stats)
 
 
@@ -87,13 +88,13 @@ def _live(stats: dict[str, Any], *, defined: bool) -> Vm:
 
 def define(session: Session) -> None:
     """``vm define``."""
-    definition = _define(session)
+    with vm_disks.resolved(session, described(session.args, local=session.client.is_local)) as body:
+        definition = _define(session, body)
     session.out.done(f"{definition['name']}: defined ({definition['vm_id']})", definition)
 
 
-def _define(session: Session) -> dict[str, Any]:
+def _define(session: Session, body: dict[str, Any]) -> dict[str, Any]:
     args = session.args
-    body = described(args, local=session.client.is_local)
     answer: dict[str, Any] = session.client.post("/definitions", {**body, **_ident(args), "autostart": args.autostart})
     return answer
 
@@ -191,7 +192,7 @@ def _boot(args: Namespace, *, local: bool) -> dict[str, Any]:
 
 
 def disk(text: str, *, local: bool) -> dict[str, Any]:
-    """``PATH[,format=qcow2][,readonly]...`` -> a disk's description.
+    """``PATH[,format=qcow2][,readonly]...`` -> a disk's description; of images in storage what ``vm_disks`` resolves.
 
     Raises:
         CliError: it is not that.
@@ -200,14 +201,21 @@ def disk(text: str, *, local: bool) -> dict[str, Any]:
     if path.startswith("path="):
         path = path.removeprefix("path=")
     found: dict[str, Any] = {}
+    stored = vm_disks.is_image(path)
+    if stored:
+        key, _, value = path.partition("=")
+        found[key] = value
+    allowed = _DISK_OPTIONS | ({"storage"} if stored else set())
     for option in options:
         key, equals, value = option.partition("=")
         if key == "readonly" and value in {"", "on", "yes", "true"}:
             found["readonly"] = True
-        elif key in _DISK_OPTIONS and equals and value:
+        elif key in allowed and equals and value:
             found[key] = value
         else:
-            raise CliError(f"--disk: {option!r} is none of {', '.join(sorted(_DISK_OPTIONS))}=..., readonly", USAGE)
+            raise CliError(f"--disk: {option!r} is none of {', '.join(sorted(allowed))}=..., readonly", USAGE)
+    if stored:
+        return found
     found["path"] = absolute("--disk", path, local=local) or None
     found.setdefault("format", "qcow2" if path.lower().endswith(".qcow2") else "raw")
     return found

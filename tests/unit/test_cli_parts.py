@@ -242,7 +242,7 @@ def completed(capsys: pytest.CaptureFixture[str], *words: str, shell: str = "zsh
         (["vm", "forget", ""], ["web2"]),
         (["vm", "create", "x", "--graphics", ""], ["vnc", "none"]),
         (["vm", "create", "x", "--graphics=n"], ["--graphics=none"]),
-        (["vm", "create", "--disk", ""], [":files"]),
+        (["vm", "create", "--disk", ""], ["size=", "image=", ":files"]),
         (["vm", "autostart", "web2", "o"], ["on", "off"]),
         (["vm", "create", "x", "--memory", ""], []),
         (["token", "create", "t", "--role", "a"], ["admin"]),
@@ -251,7 +251,7 @@ def completed(capsys: pytest.CaptureFixture[str], *words: str, shell: str = "zsh
         (["call", "VM.setTicket", "existingConnAction=f"], ["existingConnAction=fail"]),
         (["--soc"], ["--socket"]),
         (["vm", "pause", "--", "w"], ["web1", "web2"]),
-        (["nonsense", ""], ["vm", "host", "image", "events", "top", "token", "call", "completion"]),
+        (["nonsense", ""], ["vm", "host", "storage", "image", "op", "events", "top", "token", "call", "completion"]),
     ],
 )
 def test_candidates(agent: Agent, capsys: pytest.CaptureFixture[str], words: list[str], found: list[str]) -> None:

@@ -287,6 +287,33 @@ class Volume(Protocol):
             NoSuchVolume: it is not there.
         """
 
+    @verb(rest=post(f"{ONE}/resize", status=202), role=Role.OPERATOR, pool=Pool.STORAGE)
+    def resize(
+        self,
+        domain_id: DomainIdParam,
+        image_id: ImageIdParam,
+        volume_id: VolumeIdParam,
+        new_size: Bytes,
+        *,
+        pool_id: PoolOfDomain = BLANK,
+    ) -> str:
+        """Make a volume of any format that no VM uses larger for the guest; the answer is the task's id.
+
+        `Volume.extendSize` makes raw ones larger, and does nothing with qcow2 ones: with those it is the manager's VM
+        that resizes them.
+
+        Args:
+            domain_id: the domain.
+            image_id: the image.
+            volume_id: the leaf of the image.
+            new_size: what a guest sees, in bytes.
+            pool_id: the pool.
+
+        Raises:
+            NotSpm: this host does not manage the pool.
+            NoSuchVolume: it is not there.
+        """
+
     @verb(rest=post(f"{ONE}/refresh"), role=Role.OPERATOR, pool=Pool.STORAGE, legacy="refreshVolume")
     def refresh(
         self,

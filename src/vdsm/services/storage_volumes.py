@@ -239,6 +239,17 @@ class VolumeService:
             )
             return self._spm.submit(pool_id, self._kinds.extend_volume, request)
 
+    def resize(self, domain_id: str, image_id: str, volume_id: str, new_size: int, *, pool_id: str = BLANK) -> str:
+        """Make it larger, whatever its format."""
+        with self._at(domain_id, image_id, volume_id) as ref:
+            known = self._queries.volume_info(ref).metadata
+            request = ExtendVolume(
+                domain_id=ref.domain_id, image_id=ref.image_id, volume_id=ref.volume_id, capacity=new_size
+            )
+            is_qcow2 = known is not None and known.format is VolumeFormat.COW
+            kind = self._kinds.resize_volume if is_qcow2 else self._kinds.extend_volume
+            return self._spm.submit(pool_id, kind, request)
+
     def refresh(self, domain_id: str, image_id: str, volume_id: str, *, pool_id: str = BLANK) -> None:
         """See that it is there: a file's size is asked for at every access."""
         self.get_size(domain_id, image_id, volume_id, pool_id=pool_id)
