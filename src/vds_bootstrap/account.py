@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 UID = GID = 36
 COMPANY = ("libvirt", "kvm")  # groups whose members may use libvirt's socket and /dev/kvm
+SANLOCK = "sanlock"  # user and group of its daemon, on hosts that share storage
 
 
 def ensure(layout: Layout, manifest: Manifest) -> str:
@@ -34,10 +35,10 @@ def ensure(layout: Layout, manifest: Manifest) -> str:
             remarks.append(f"uid {UID} belongs to {_name_of_uid(UID)}")
         with manifest.making("user", layout.user):
             _add_user(layout, number)
-    for company in COMPANY:
-        if (group := _group(company)) and layout.user not in group.gr_mem:
-            with manifest.making("member", f"{layout.user} {company}"):
-                run(["usermod", "--append", "--groups", company, layout.user])
+    for company in (*COMPANY, SANLOCK):
+        _add_member(layout.user, company, manifest)
+    # Its daemon is not root, and leases on shared storage are files of the agent's group.
+    _add_member(SANLOCK, layout.group, manifest)
     facts = pwd.getpwnam(layout.user)
     words = f"{layout.user} is uid {facts.pw_uid}, gid {facts.pw_gid}"
     if remarks:
@@ -89,6 +90,14 @@ def directory(path: Path, mode: int, owner: tuple[int, int], manifest: Manifest)
                 folder.mkdir(mode=0o755)
     path.chmod(mode)
     os.chown(path, *owner)
+
+
+def _add_member(user: str, company: str, manifest: Manifest) -> None:
+    """Put a user into a group, if there are both."""
+    group = _group(company)
+    if group and _user(user) and user not in group.gr_mem:
+        with manifest.making("member", f"{user} {company}"):
+            run(["usermod", "--append", "--groups", company, user])
 
 
 def _add_user(layout: Layout, number: list[str]) -> None:

@@ -100,4 +100,8 @@ def test_packaged_directories_are_those_of_the_layout() -> None:
     place = Layout()
     assert {place.run_dir, place.console_dir, place.state_dir, place.images_dir, place.log_dir} <= listed
     assert place.repository_dir in listed
-    assert f"u {place.user} {account.UID}:{account.GID}" in (PACKAGING / "sysusers.d" / "vdsm.conf").read_text()
+    users = (PACKAGING / "sysusers.d" / "vdsm.conf").read_text()
+    assert f"u {place.user} {account.UID}:{account.GID}" in users
+    assert {f"m {place.user} {group}" for group in account.COMPANY} <= set(users.splitlines())
+    sharing = (PACKAGING / "sysusers.d" / "vdsm-sanlock.conf").read_text().splitlines()
+    assert {f"m {place.user} {account.SANLOCK}", f"m {account.SANLOCK} {place.group}"} <= set(sharing)
