@@ -59,6 +59,7 @@ from vdsm.services.served_volumes import DomainVolumes
 from vdsm.services.tokens import TokenService
 from vdsm.services.vm_answers import StatsAnswers
 from vdsm.services.vm_images import VmImages
+from vdsm.services.vm_leases import VmLeases
 from vdsm.services.vms import VmService
 from vdsm.storage_wiring import Storage
 from vdsm.system import procfs
@@ -193,7 +194,8 @@ class House:
         paths = PathImages(self._privileged, config.virt.disk_dirs)
         self._images = images = VmImages(paths, self.storage.preparer, self.storage.pools.current, self.storage.trees)
         self._own_storage = self.storage.own(state_dir / "storage.json", config.storage.host_id, self._has_images_in)
-        launcher = Launcher(self.fleet, images, self._traits.current, instance)
+        leases = VmLeases(self.storage.domains.find, self.storage.leases, self._privileged.lock_manager)
+        launcher = Launcher(self.fleet, images, leases, self._traits.current, instance)
         self._store = Definitions(state_dir / "definitions.sqlite")
         self._definitions = DefinitionService(self._store, self.fleet, launcher)
         self.tokens = TokenService(state_dir / "tokens.json")

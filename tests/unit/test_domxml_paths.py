@@ -37,6 +37,12 @@ def prepare(part: str, place: str) -> domxml.Prepared:
     return domxml.prepare(xml, VM, Owner("agent-1"), TRAITS)
 
 
+LEASE = (
+    f"<lease><lockspace>{VM}</lockspace><key>{VM}</key>"
+    f"<target path='LEASE-PATH:{VM}:{VM}' offset='LEASE-OFFSET:{VM}:{VM}'/></lease>"
+)
+
+
 OUT = {
     "devices": [
         "<filesystem type='mount'><source dir='/etc'/><target dir='x'/></filesystem>",
@@ -47,6 +53,14 @@ OUT = {
         "<nvram/>",
         "<pstore backend='acpi-erst'><path>/etc/x</path></pstore>",
         "<lease><key>a</key><target path='/etc/x'/></lease>",
+        f"<lease><key>{VM}</key><target path='LEASE-PATH:{VM}:{VM}' offset='LEASE-OFFSET:{VM}:{VM}'/></lease>",
+        LEASE.replace("LEASE-PATH", "/etc/x"),
+        LEASE.replace("LEASE-OFFSET:", ""),
+        LEASE.replace("</key>", "</key><key>11111111-2222-3333-4444-555555555555</key>"),
+        LEASE.replace(f"LEASE-PATH:{VM}", "LEASE-PATH:11111111-2222-3333-4444-555555555555"),
+        LEASE.replace(VM, VM.upper()),
+        LEASE.replace(VM, "SDM"),
+        LEASE + LEASE,
         "<unheard-of/>",
         "<emulator>/tmp/evil</emulator>",
         # character devices

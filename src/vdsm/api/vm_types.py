@@ -30,6 +30,8 @@ class DiskImage(Request, frozen=True, kw_only=True):
     """The leaf of the image's chain."""
     pool_id: StorageId
     """The storage pool that this host is connected to."""
+    lease: bool = False
+    """Hold the volume's lease while the VM runs, so that no other host runs it, too; needs libvirt-sanlock."""
 
 
 class DiskDescription(Request, frozen=True, kw_only=True):

@@ -111,6 +111,10 @@ class Privileged(Protocol):
         """The host's iSCSI qualified name; empty without open-iscsi."""
         ...
 
+    def lock_manager(self) -> str:
+        """Who takes VMs' leases for libvirt, by its qemu.conf ("sanlock"); empty is nobody."""
+        ...
+
     def inspect_path(self, path: str) -> PathFacts:
         """Look at an absolute path.
 

@@ -65,6 +65,10 @@ class PrivilegedClient:
         """See ``Privileged.initiator_name``."""
         return self._call("initiator_name", str)
 
+    def lock_manager(self) -> str:
+        """See ``Privileged.lock_manager``."""
+        return self._call("lock_manager", str)
+
     def inspect_path(self, path: str) -> PathFacts:
         """See ``Privileged.inspect_path``."""
         return self._call("inspect_path", PathFacts, path=path)

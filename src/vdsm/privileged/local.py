@@ -22,7 +22,7 @@ from vdsm.privileged.calls import (
 )
 from vdsm.privileged.mount_rules import MountRules
 from vdsm.privileged.mounting import Mounting, Person
-from vdsm.system import dmi, iscsi, paths, qemu_img, qemu_probe
+from vdsm.system import dmi, iscsi, lock_driver, paths, qemu_img, qemu_probe
 
 # Longer chains are nobody's; libvirt stops at 200.
 _MAX_CHAIN: Final = 64
@@ -66,6 +66,10 @@ class LocalPrivileged:
     def initiator_name(self) -> str:
         """See ``Privileged.initiator_name``."""
         return iscsi.initiator_name()
+
+    def lock_manager(self) -> str:
+        """See ``Privileged.lock_manager``."""
+        return lock_driver.lock_manager()
 
     def inspect_path(self, path: str) -> PathFacts:
         """See ``Privileged.inspect_path``."""

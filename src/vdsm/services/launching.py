@@ -15,6 +15,7 @@ from vdsm.virt import domxml
 from vdsm.virt.disks import ImageRef, Images
 from vdsm.virt.domxml import Owner, Prepared
 from vdsm.virt.fleet import Fleet
+from vdsm.virt.leases import Leases
 from vdsm.virt.spec import VmSpec
 from vdsm.virt.traits import HostTraits
 from vdsm.virt.view import VmView
@@ -32,9 +33,12 @@ class Launcher:
     ``traits`` is asked each time, as what the host can do may be learned after the agent's start.
     """
 
-    def __init__(self, fleet: Fleet, images: Images, traits: Callable[[], HostTraits], instance: str) -> None:
+    def __init__(
+        self, fleet: Fleet, images: Images, leases: Leases, traits: Callable[[], HostTraits], instance: str
+    ) -> None:
         self._fleet = fleet
         self._images = images
+        self._leases = leases
         self._traits = traits
         self._instance = instance
 
@@ -82,12 +86,14 @@ class Launcher:
         return view
 
     def _place(self, prepared: Prepared, undo: Undo) -> Prepared:
+        # First, because nothing has to be taken back.
+        leases = {(ref.domain_id, ref.lease_id): self._leases.locate(ref) for ref in prepared.leases}
         for ref in prepared.images:
             undo.add(self._images.teardown, ref)  # one that is not prepared is no error
         # Looking into an image takes some 20 ms, most of it in other processes.
         found = threads.tmap(self._images.prepare, prepared.images, workers=_AT_ONCE, timeout_s=_IMAGES_S)
         locations = {ref.target: location for ref, location in zip(prepared.images, found, strict=True)}
-        return domxml.place(prepared, locations, self._traits().storage_label)
+        return domxml.place(prepared, locations, self._traits().storage_label, leases)
 
     def _teardown(self, images: tuple[ImageRef, ...]) -> None:
         for ref in images:

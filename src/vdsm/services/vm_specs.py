@@ -74,12 +74,16 @@ def description_of(spec: VmSpec) -> api.VmDescription:
 def _image_spec(image: api.DiskImage | None) -> DiskImage | None:
     if image is None:
         return None
-    return DiskImage(image.domain_id, image.image_id, image.volume_id, image.pool_id)
+    return DiskImage(image.domain_id, image.image_id, image.volume_id, image.pool_id, image.lease)
 
 
 def _image_description(image: DiskImage | None) -> api.DiskImage | None:
     if image is None:
         return None
     return api.DiskImage(
-        domain_id=image.domain_id, image_id=image.image_id, volume_id=image.volume_id, pool_id=image.pool_id
+        domain_id=image.domain_id,
+        image_id=image.image_id,
+        volume_id=image.volume_id,
+        pool_id=image.pool_id,
+        lease=image.lease,
     )

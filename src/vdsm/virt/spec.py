@@ -46,12 +46,16 @@ _CPU_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class DiskImage:
-    """The address of a volume in a storage domain: the top of the chain that a VM writes to."""
+    """The address of a volume in a storage domain: the top of the chain that a VM writes to.
+
+    With ``lease`` the VM has the volume's lease, so that it does not run on two hosts.
+    """
 
     domain_id: str
     image_id: str
     volume_id: str
     pool_id: str
+    lease: bool = False
 
 
 @dataclass(frozen=True, slots=True)

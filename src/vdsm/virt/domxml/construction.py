@@ -14,7 +14,9 @@ from vdsm.base.ids import VmId
 from vdsm.virt import spec as description
 from vdsm.virt.disks import ImageRef
 from vdsm.virt.domxml import adaptation, tree
+from vdsm.virt.domxml import leases as lease_devices
 from vdsm.virt.domxml.description import AGENT_CHANNEL
+from vdsm.virt.leases import LeaseRef
 from vdsm.virt.spec import DiskImage, DiskSpec, VmSpec
 from vdsm.virt.traits import HostTraits
 
@@ -43,6 +45,8 @@ def domain_xml(spec: VmSpec, traits: HostTraits) -> str:
     devices = tree.add(root, "devices")
     tree.add(devices, "emulator", traits.emulator)
     _add_disks(devices, spec)
+    for ref in leases(spec):
+        lease_devices.add(devices, ref.domain_id, ref.lease_id)
     _add_nics(devices, spec)
     _add_ports(devices, spec, traits)
     _add_display(devices, spec, traits)
@@ -76,6 +80,15 @@ def images(spec: VmSpec) -> tuple[ImageRef, ...]:
         if path is not None:
             refs.append(ImageRef(field=f"boot.{name}", target=name, path=path, format=None, readonly=True))
     return tuple(refs)
+
+
+def leases(spec: VmSpec) -> tuple[LeaseRef, ...]:
+    """The leases of volumes that a description asks for, named as it names them."""
+    return tuple(
+        LeaseRef(f"disks[{index}].image.lease", disk.image.domain_id, disk.image.volume_id, disk.image.image_id)
+        for index, disk in enumerate(spec.disks)
+        if disk.image is not None and disk.image.lease
+    )
 
 
 def _image(field: str, disk: DiskSpec, target: str, path: str) -> ImageRef:

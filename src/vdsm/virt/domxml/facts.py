@@ -7,6 +7,7 @@ from typing import Literal
 
 from vdsm.base.ids import VmId
 from vdsm.virt.disks import ImageRef
+from vdsm.virt.leases import LeaseRef
 
 Origin = Literal["engine", "local"]
 
@@ -127,10 +128,11 @@ class DomainFacts:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked domain, ready for libvirt once its ``images`` are prepared and put in place (``place``)."""
+    """A checked domain, ready for libvirt once its ``images`` and ``leases`` are put in place (``place``)."""
 
     vm_id: VmId
     name: str
     xml: str
     facts: DomainFacts
     images: tuple[ImageRef, ...]
+    leases: tuple[LeaseRef, ...] = ()

@@ -16,9 +16,10 @@ from typing import Final
 from vdsm.base.errors import BadParameter
 from vdsm.base.ids import VmId, parse_vm_id
 from vdsm.virt.disks import Location
-from vdsm.virt.domxml import adaptation, construction, paths, tree
+from vdsm.virt.domxml import adaptation, construction, leases, paths, tree
 from vdsm.virt.domxml.description import MARK, describe_tree
 from vdsm.virt.domxml.facts import Owner, Prepared
+from vdsm.virt.leases import LeaseLocation
 from vdsm.virt.spec import MIN_MEMORY_MIB, Limits, VmSpec
 from vdsm.virt.traits import HostTraits
 
@@ -57,6 +58,7 @@ def prepare(xml: str, vm_id: VmId, owner: Owner, traits: HostTraits) -> Prepared
             else ref
             for ref in images
         ),
+        leases=leases.collect(root, facts.disks),
     )
 
 
@@ -68,16 +70,22 @@ def build(spec: VmSpec, owner: Owner, traits: HostTraits) -> Prepared:
             images that are returned.
     """
     prepared = prepare(construction.domain_xml(spec, traits), spec.vm_id, owner, traits)
-    return replace(prepared, images=construction.images(spec))
+    return replace(prepared, images=construction.images(spec), leases=construction.leases(spec))
 
 
-def place(prepared: Prepared, locations: Mapping[str, Location], storage_label: str = "") -> Prepared:
-    """Put in where the images really are.
+def place(
+    prepared: Prepared,
+    locations: Mapping[str, Location],
+    storage_label: str = "",
+    lease_locations: Mapping[tuple[str, str], LeaseLocation] | None = None,
+) -> Prepared:
+    """Put in where the images and leases really are.
 
     Args:
         prepared: the domain.
         locations: by the target of each of ``prepared.images``.
         storage_label: who QEMU must be to get at images of storage domains; see ``HostTraits``.
+        lease_locations: by the domain and id of each of ``prepared.leases``.
     """
     root = tree.parse_own(prepared.xml)
     if storage_label and any(location.shared for location in locations.values()):
@@ -91,6 +99,7 @@ def place(prepared: Prepared, locations: Mapping[str, Location], storage_label: 
         element = root.find(f"os/{name}")
         if element is not None and name in locations:
             element.text = locations[name].path
+    leases.fill(root, lease_locations or {})
     facts = describe_tree(root)
     return replace(prepared, xml=tree.to_text(root), facts=facts)
 
