@@ -26,6 +26,9 @@ PACKAGES = (
     "busybox-static",
     "openssl",
     "iproute2",
+    "gcc",
+    "libc6-dev",
+    "python3-dev",
     "nfs-common",
 )
 DEV_PACKAGES = (

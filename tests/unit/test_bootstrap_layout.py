@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 
 import pytest
 
-from vds_bootstrap import account, layout
+from vds_bootstrap import account, layout, setup
 from vds_bootstrap.layout import BadConfig, Layout
 from vdsm.base import config as agent_config
 
-PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGING = PROJECT / "packaging"
 
 
 def of_agent(config: agent_config.Config) -> dict[str, object]:
@@ -105,3 +107,16 @@ def test_packaged_directories_are_those_of_the_layout() -> None:
     assert {f"m {place.user} {group}" for group in account.COMPANY} <= set(users.splitlines())
     sharing = (PACKAGING / "sysusers.d" / "vdsm-sanlock.conf").read_text().splitlines()
     assert {f"m {place.user} {account.SANLOCK}", f"m {account.SANLOCK} {place.group}"} <= set(sharing)
+
+
+def test_packages_that_are_installed_are_those_that_have_a_reason() -> None:
+    sections = (PROJECT / "docs" / "dependencies.md").read_text().split("\n## ")
+    system = next(text for text in sections if text.startswith("Packages of the operating system"))
+    tables = [
+        {name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(.*?)`", cell)}
+        for table in system.split("|---|---|")[1:]
+    ]
+    installed, sharing, tests = tables
+    assert installed == set(setup.PACKAGES)
+    assert sharing == {"sanlock", "python3-sanlock"}
+    assert tests == set(setup.DEV_PACKAGES)
