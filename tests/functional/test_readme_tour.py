@@ -60,7 +60,7 @@ def talk_on_console(host: FreshHost, command: str) -> str:
 def test_every_line_of_the_tour_works(tiny_guest: Guest, tmp_path: Path) -> None:
     assert tiny_guest.kernel.exists()
     lines = tour()
-    assert len(lines) == 10
+    assert len(lines) == 12
     with FreshHost(tmp_path / "host") as host:
         run = MakeRun(host)
         run.wait_up()
