@@ -166,6 +166,7 @@ def test_block_size_follows_the_storage_or_the_request(tmp_path: Path) -> None:
     [
         ({"name": "x" * 51}, LongDescription, 387),
         ({"name": "two\nlines"}, InvalidParameter, 1000),
+        ({"version": 0}, UnsupportedVersion, 394),
         ({"version": 2}, UnsupportedVersion, 394),
         ({"version": 6}, UnsupportedVersion, 394),
         ({"block_size": 1024}, InvalidParameter, 1000),
@@ -209,7 +210,7 @@ def test_version_text_is_read(text: str | int | None, version: int) -> None:
     assert parse_version(text) == version
 
 
-@pytest.mark.parametrize(("text", "error"), [("0", UnsupportedVersion), ("6", UnsupportedVersion), ("v5", VdsmError)])
+@pytest.mark.parametrize(("text", "error"), [("1", UnsupportedVersion), ("6", UnsupportedVersion), ("v5", VdsmError)])
 def test_wrong_version_text_is_refused(text: str, error: type[VdsmError]) -> None:
     with pytest.raises(error):
         parse_version(text)

@@ -30,7 +30,7 @@ from vdsm.storage.domain_errors import LongDescription, NoAccess
 from vdsm.storage.errors import DomainExists, InvalidParameter, UnsupportedVersion, WrongBlockSize
 from vdsm.storage.files import told
 from vdsm.storage.formats import tree, xleases
-from vdsm.storage.formats.domain import CURRENT, MAX_DESCRIPTION, VERSIONS, DomainMetadata, encode_domain
+from vdsm.storage.formats.domain import CURRENT, ISO_VERSIONS, MAX_DESCRIPTION, VERSIONS, DomainMetadata, encode_domain
 from vdsm.storage.formats.leases import Geometry, geometry
 from vdsm.storage.formats.mounts import normalize
 from vdsm.storage.ids import DomainId
@@ -81,7 +81,7 @@ def parse_version(text: str | int | None) -> int:
 
     Raises:
         InvalidParameter: it is no number.
-        UnsupportedVersion: new domains cannot be of it.
+        UnsupportedVersion: no new domain can be of it.
     """
     if text is None or text == "":
         return CURRENT
@@ -89,7 +89,7 @@ def parse_version(text: str | int | None) -> int:
         version = int(text)
     except ValueError as error:
         raise InvalidParameter("domVersion", f"must be a number, is {text!r:.40}") from error
-    if version not in VERSIONS:
+    if version not in ISO_VERSIONS:
         raise UnsupportedVersion(str(version))
     return version
 
@@ -293,7 +293,7 @@ class _Maker:
 def _check_request(request: NewDomain) -> None:
     if len(request.name) > MAX_DESCRIPTION:
         raise LongDescription(len(request.name), MAX_DESCRIPTION)
-    if request.version not in VERSIONS:
+    if request.version not in (ISO_VERSIONS if request.domain_class is DomainClass.ISO else VERSIONS):
         raise UnsupportedVersion(str(request.version))
     if request.kind.is_block:
         raise InvalidParameter("domainType", f"must be of a file system, is {request.kind.value}")

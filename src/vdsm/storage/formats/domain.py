@@ -27,6 +27,8 @@ from vdsm.storage.kinds import DomainClass, DomainRole, StorageType
 E = TypeVar("E", bound=Enum)
 
 VERSIONS: Final = (3, 4, 5)
+ISO_VERSIONS: Final = (0, *VERSIONS)
+"""Domains of installation media have no metadata that a later version has more of: managers make them of version 0."""
 CURRENT: Final = 5
 MAX_DESCRIPTION: Final = 50  # characters
 
@@ -210,7 +212,8 @@ def _value(pairs: Mapping[str, str], key: str, what: str) -> str:
 
 def _version(pairs: Mapping[str, str], what: str) -> int:
     text = _value(pairs, "VERSION", what)
-    if text not in {str(version) for version in VERSIONS}:
+    spoken = ISO_VERSIONS if pairs.get("CLASS") == DomainClass.ISO.value else VERSIONS
+    if text not in {str(version) for version in spoken}:
         raise UnsupportedVersion(f"{text:.20}")
     return int(text)
 
