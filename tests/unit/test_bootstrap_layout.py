@@ -118,5 +118,5 @@ def test_packages_that_are_installed_are_those_that_have_a_reason() -> None:
     ]
     installed, sharing, tests = tables
     assert installed == set(setup.PACKAGES)
-    assert sharing == {"sanlock", "python3-sanlock"}
+    assert sharing == {"sanlock", "python3-sanlock", "libvirt-sanlock"}
     assert tests == set(setup.DEV_PACKAGES)
