@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final, TypedDict
+from typing import Final, TypedDict, TypeVar
+
+import msgspec
 
 from vdsm.api import storage_types as api
 from vdsm.operations.kinds import Kind
 from vdsm.storage.copy_jobs import CopyData
 from vdsm.storage.errors import InvalidParameter, UnsupportedOperation
-from vdsm.storage.ids import DomainId, ImageId, VolumeId, parse_domain_id, parse_image_id, parse_volume_id
+from vdsm.storage.ids import (
+    DomainId,
+    ImageId,
+    VolumeId,
+    parse_domain_id,
+    parse_image_id,
+    parse_job_id,
+    parse_volume_id,
+)
 from vdsm.storage.job_kinds import AmendVolume, BitmapJob, JobKinds, MergeJob, UpdateVolume, VolumeJob
 from vdsm.storage.jobs import Jobs
 from vdsm.storage.kinds import Legality
+
+A = TypeVar("A", bound=msgspec.Struct)
 
 
 class _Volume(TypedDict):
@@ -39,7 +51,7 @@ class VolumeJobService:
             base_generation=subchain_info.base_generation,
             merge_bitmaps=merge_bitmaps,
         )
-        self._jobs.submit(self._kinds.merge, request, job_id)
+        self._submit(self._kinds.merge, request, job_id)
 
     def copy_data(
         self,
@@ -65,7 +77,7 @@ class VolumeJobService:
             bitmaps=copy_bitmaps,
             legal=legal,
         )
-        self._jobs.submit(self._copy, request, job_id)
+        self._submit(self._copy, request, job_id)
 
     def update_volume(self, job_id: str, volume: api.VolumeAddress, change: api.VolumeChange) -> None:
         """Change metadata."""
@@ -76,30 +88,33 @@ class VolumeJobService:
             new_generation=change.generation,
             shared=change.type is not None,
         )
-        self._jobs.submit(self._kinds.update_volume, request, job_id)
+        self._submit(self._kinds.update_volume, request, job_id)
 
     def sparsify_volume(self, job_id: str, volume: api.VolumeAddress) -> None:
         """Give unused space back."""
-        self._jobs.submit(self._kinds.sparsify_volume, VolumeJob(**_volume(volume)), job_id)
+        self._submit(self._kinds.sparsify_volume, VolumeJob(**_volume(volume)), job_id)
 
     def amend_volume(self, job_id: str, volume: api.VolumeAddress, change: api.Qcow2Change) -> None:
         """Change a header."""
         if change.compat is None:
             raise InvalidParameter("qcow2_attr.compat", "is missing")
         request = AmendVolume(**_volume(volume), compatibility=change.compat)
-        self._jobs.submit(self._kinds.amend_volume, request, job_id)
+        self._submit(self._kinds.amend_volume, request, job_id)
 
     def add_bitmap(self, job_id: str, volume: api.VolumeAddress, bitmap: str) -> None:
         """Make a bitmap."""
-        self._jobs.submit(self._kinds.add_bitmap, BitmapJob(**_volume(volume), bitmap=bitmap), job_id)
+        self._submit(self._kinds.add_bitmap, BitmapJob(**_volume(volume), bitmap=bitmap), job_id)
 
     def remove_bitmap(self, job_id: str, volume: api.VolumeAddress, bitmap: str) -> None:
         """Remove a bitmap."""
-        self._jobs.submit(self._kinds.remove_bitmap, BitmapJob(**_volume(volume), bitmap=bitmap), job_id)
+        self._submit(self._kinds.remove_bitmap, BitmapJob(**_volume(volume), bitmap=bitmap), job_id)
 
     def clear_bitmaps(self, job_id: str, volume: api.VolumeAddress) -> None:
         """Remove all bitmaps."""
-        self._jobs.submit(self._kinds.clear_bitmaps, BitmapJob(**_volume(volume)), job_id)
+        self._submit(self._kinds.clear_bitmaps, BitmapJob(**_volume(volume)), job_id)
+
+    def _submit(self, kind: Kind[A], request: A, job_id: str) -> None:
+        self._jobs.submit(kind, request, parse_job_id(job_id))
 
 
 def _volume(given: api.VolumeAddress, field: str = "vol_info") -> _Volume:

@@ -14,7 +14,7 @@ from vdsm.storage.domain import Domain
 from vdsm.storage.external_leases import AddLease, ExternalLeases, LeaseKinds, RebuildLeases, RemoveLease
 from vdsm.storage.formats import xleases
 from vdsm.storage.formats.leases import JobStatus, JobValue
-from vdsm.storage.ids import BLANK, DomainId, LeaseId, parse_domain_id, parse_lease_id
+from vdsm.storage.ids import BLANK, DomainId, LeaseId, parse_domain_id, parse_job_id, parse_lease_id
 from vdsm.storage.lease_index import LeaseAreas, LeaseIndex
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def _job(given: api.LeaseMetadata) -> JobValue:
     now_s = int(now_utc().timestamp())
     return JobValue(
         generation=given.generation,
-        job_id=given.job_id,
+        job_id=parse_job_id(given.job_id, "metadata.job_id"),
         status=JobStatus(given.job_status),
         created_s=now_s if given.created is None else given.created,
         modified_s=now_s if given.modified is None else given.modified,

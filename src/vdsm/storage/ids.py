@@ -60,6 +60,11 @@ def parse_lease_id(text: str, field: str = "lease_id") -> LeaseId:
     return LeaseId(_checked(text, field))
 
 
+def parse_job_id(text: str, field: str = "job_id") -> str:
+    """Check a job's id, which its manager gave it (see :func:`parse_domain_id`)."""
+    return _checked(text, field)
+
+
 def new_id() -> str:
     """A fresh random id, of any kind."""
     return str(uuid.uuid4())

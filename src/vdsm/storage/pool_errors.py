@@ -204,7 +204,7 @@ class NoSuchTask(Rejected):
     name = "no_such_task"
     code = 401
     status = 404
-    message = "task {task_id} does not exist"
+    message = "task {task_id:.80} does not exist"
     task_id: str
 
 
