@@ -107,6 +107,8 @@ def test_the_sample_is_found(engine: EngineDisks, sample: Path) -> None:
         "uuid": SAMPLE, "name": "sample-localfs", "type": "LOCALFS", "class": "Data", "role": "Master", "version": 5,
         "pool": [POOL],
     }  # fmt: skip
+    # It was made elsewhere.
+    assert engine.host.call("StorageDomain.getInfo", {"storagedomainID": SAMPLE})["remotePath"] == engine.place
     total, free = engine.domain_stats()
     assert total >= free > 0
 

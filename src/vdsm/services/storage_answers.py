@@ -23,8 +23,14 @@ from vdsm.storage.tasks import TaskInfo, TaskStatus
 from vdsm.system.qemu_img.questions import Bitmap, Info, Measured
 
 
-def domain_info(metadata: DomainMetadata, report: DomainReport | None = None) -> api.DomainInfo:
-    """What StorageDomain.getInfo answers; ``report`` is the monitor's, if there is one."""
+def domain_info(metadata: DomainMetadata, address: str, report: DomainReport | None = None) -> api.DomainInfo:
+    """What StorageDomain.getInfo answers.
+
+    Args:
+        metadata: what the domain says of itself.
+        address: where it is now; "": where it says.
+        report: its monitor's, if it has one.
+    """
     state = None if report is None else "OK" if report.valid else report.reason or "INVALID"
     return api.DomainInfo(
         uuid=metadata.domain_id,
@@ -34,7 +40,7 @@ def domain_info(metadata: DomainMetadata, report: DomainReport | None = None) ->
         role=metadata.role.value,
         version=metadata.version,
         pool=list(metadata.pools),
-        remote_path=metadata.remote_path or "",
+        remote_path=address or metadata.remote_path or "",
         state=state,
         master_ver=metadata.pool.master_version if metadata.pool is not None else 0,
         block_size=metadata.geometry.block_size,

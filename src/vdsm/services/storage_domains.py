@@ -116,7 +116,7 @@ class StorageDomainService:
     def get_info(self, domain_id: str) -> api.DomainInfo:
         """What its metadata says."""
         with self._gates.domain(domain_id) as ident:
-            return answers.domain_info(self._domains.info(ident), self._monitors.reports().get(ident))
+            return self._info(ident)
 
     def get_stats(self, domain_id: str) -> api.DomainStats:
         """Its room."""
@@ -150,7 +150,7 @@ class StorageDomainService:
         with self._gates.domain(domain_id, "sd_id") as ident:
             found = self._queries.dump(ident)
             return api.DomainDump(
-                metadata=answers.domain_info(self._domains.info(ident), self._monitors.reports().get(ident)),
+                metadata=self._info(ident),
                 volumes={name: answers.volume_dump(facts) for name, facts in found.volumes.items()},
                 **(self._leases.of(self._domains.find(ident)) if full else {}),
             )
@@ -166,6 +166,10 @@ class StorageDomainService:
     def get_file_list(self, domain_id: str, pattern: str = "*", *, case_sensitive: bool = False) -> list[str]:
         """The names of an ISO domain's files."""
         return sorted(self.get_file_stats(domain_id, pattern, case_sensitive=case_sensitive))
+
+    def _info(self, ident: DomainId) -> api.DomainInfo:
+        metadata, address = self._domains.info(ident), self._domains.address(ident)
+        return answers.domain_info(metadata, address, self._monitors.reports().get(ident))
 
     @contextmanager
     def _in_pool(self, domain_id: str, pool_id: str) -> Iterator[tuple[DomainId, PoolId]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from vdsm.api import host_types
@@ -11,7 +12,6 @@ from vdsm.base.errors import BadParameter, VdsmError
 from vdsm.services import storage_answers as answers
 from vdsm.storage.domains import Domains
 from vdsm.storage.errors import UnsupportedOperation
-from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.mounts import normalize
 from vdsm.storage.ids import BLANK, DomainId, parse_domain_id, parse_pool_id
 from vdsm.storage.jobs import JOB_TYPE, Jobs
@@ -46,18 +46,20 @@ class HostStorageService:
         pool = None if pool_id == BLANK else parse_pool_id(pool_id)
         place = normalize(remote_path) if remote_path else None
 
-        def fits(metadata: DomainMetadata) -> bool:
+        def fits(ident: DomainId) -> bool:
+            metadata = self._domains.info(ident)
             return (
                 (pool is None or pool in metadata.pools)
                 and (domain_class is None or metadata.domain_class.value == domain_class)
                 and (storage_type is None or metadata.storage_type.value == storage_type)
-                and (place is None or metadata.remote_path == place)
+                # Storage moves: what counts is where it is connected now.
+                and (place is None or self._domains.address(ident) == place)
             )
 
         found = self._domains.visible()
         if pool is None and domain_class is None and storage_type is None and place is None:
             return list(found)
-        return [ident for ident in found if (metadata := self._metadata(ident)) is not None and fits(metadata)]
+        return [ident for ident in found if _readable(ident, fits)]
 
     def get_storage_repo_stats(self, *, domains: tuple[str, ...] = ()) -> dict[str, host_types.StorageDomainHealth]:
         """How each watched domain is."""
@@ -101,9 +103,10 @@ class HostStorageService:
         """How far each task is."""
         return {item.id: answers.task_status(item) for item in self._tasks.statuses()}
 
-    def _metadata(self, domain_id: DomainId) -> DomainMetadata | None:
-        try:
-            return self._domains.info(domain_id)
-        except VdsmError as error:
-            log.warning("what domain %s is cannot be told: %s", domain_id, error)
-            return None
+
+def _readable(ident: DomainId, fits: Callable[[DomainId], bool]) -> bool:
+    try:
+        return fits(ident)
+    except VdsmError as error:
+        log.warning("what domain %s is cannot be told: %s", ident, error)
+        return False

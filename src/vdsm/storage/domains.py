@@ -102,6 +102,15 @@ class Domains:
         """
         return self.find(domain_id).backend.read_domain()
 
+    def address(self, domain_id: DomainId) -> str:
+        """Where the domain is now: "server:/path", or a directory; its metadata says where it was made.
+
+        Raises:
+            NoSuchDomain, Damaged, ...: see ``find``.
+        """
+        path = self.find(domain_id).mount
+        return next((normalize(mount.spec) for mount in self._view() if mount.path == path), "")
+
     def space(self, domain_id: DomainId) -> Space:
         """The domain's room now."""
         return self.find(domain_id).backend.space()
