@@ -121,7 +121,7 @@ class Storage:
         self.locks = Locks()
         self.data = QemuImages(self.domains.find)
         self._wire_operations(settings.tasks)
-        self.preparer = Preparer(self.domains.find, self.repository.run)
+        self.preparer = Preparer(self.domains.find, self.repository)
         self.tasks = Tasks(self.pools)
         self._gates = Gates(config.limits.storage_places)
         self.services: Mapping[str, object] = self._services(self._gates)

@@ -29,6 +29,7 @@ from vdsm.storage.image_kinds import DeleteImage
 from vdsm.storage.kinds import Allocation, Legality, VolumeFormat, VolumeKind
 from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.preparing import Preparer
+from vdsm.storage.repository import Repository
 from vdsm.storage.steps import Change
 from vdsm.storage.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 
@@ -260,7 +261,7 @@ def test_volume_that_somebody_has_open_is_not_deleted(world: World) -> None:
 
 @pytest.fixture
 def preparer(world: World, tmp_path: Path) -> Preparer:
-    return Preparer(world.find, str(tmp_path / "run"))
+    return Preparer(world.find, Repository(run=str(tmp_path / "run")))
 
 
 def test_image_is_prepared_as_the_original_does(world: World, preparer: Preparer, tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_image_is_prepared_as_the_original_does(world: World, preparer: Preparer
     assert link.is_symlink()
     assert link.resolve() == world.path(clone).parent.resolve()
     assert (found.is_block, found.format) == (False, VolumeFormat.COW)
-    assert found.chain_paths() == {
+    assert {item.volume.volume_id: item.path for item in found.volumes} == {
         clone.volume_id: str(world.path(clone)),
         TEMPLATE.volume_id: str(world.path(clone).parent / TEMPLATE.volume_id),
     }
@@ -280,10 +281,8 @@ def test_image_is_prepared_as_the_original_does(world: World, preparer: Preparer
     assert {item.lease for item in found.volumes} == {None}
     in_pool = preparer.prepare(PoolId(new_id()), DOMAIN, clone.image_id, clone.volume_id)
     assert in_pool.path == str(world.path(clone))
-    assert preparer.prepared() == [clone.image]
     preparer.teardown(DOMAIN, clone.image_id)
     preparer.teardown(DOMAIN, clone.image_id)
-    assert preparer.prepared() == []
     assert not link.parent.exists()
 
 
@@ -295,12 +294,12 @@ def test_wrong_links_are_replaced(world: World, preparer: Preparer, tmp_path: Pa
     assert link.resolve() == world.path(LEAF).parent.resolve()
 
 
-def test_illegal_volumes_are_prepared_only_when_allowed(world: World, preparer: Preparer) -> None:
+def test_illegal_volumes_are_prepared_only_when_allowed(world: World, preparer: Preparer, tmp_path: Path) -> None:
     carry_out(Change(BASE, legality=Legality.ILLEGAL), world.domain.backend, world.mover)
     with pytest.raises(IllegalVolume) as refused:
         preparer.prepare(None, DOMAIN, LEAF.image_id, LEAF.volume_id)
     assert (refused.value.code, refused.value.volume_id) == (227, BASE.volume_id)
-    assert preparer.prepared() == []
+    assert not list((tmp_path / "run").rglob("*"))
     assert preparer.prepare(None, DOMAIN, LEAF.image_id, LEAF.volume_id, allow_illegal=True).volumes
 
 
@@ -319,12 +318,12 @@ def test_capacity_that_a_resize_left_is_repaired(world: World, preparer: Prepare
     assert world.domain.backend.volume(BASE).capacity == MIB
 
 
-def test_image_that_cannot_be_read_is_not_left_prepared(world: World, preparer: Preparer) -> None:
+def test_image_that_cannot_be_read_is_not_left_prepared(world: World, preparer: Preparer, tmp_path: Path) -> None:
     world.path(LEAF).write_bytes(b"no header")
     with pytest.raises(VdsmError) as refused:
         preparer.prepare(None, DOMAIN, LEAF.image_id, LEAF.volume_id)
     assert refused.value.name == "image_refused"
-    assert preparer.prepared() == []
+    assert not list((tmp_path / "run").rglob("*"))
 
 
 def test_what_an_upload_has_left_is_prepared_for_another(world: World, preparer: Preparer) -> None:

@@ -74,16 +74,6 @@ def test_only_regular_files_with_sane_names_are_named(domain: Domain, media: Pat
     assert iso_files.iso_list(domain) == ["-x.iso", "Debian.iso", "debian.ISO", "ünï [1].iso"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\nb", "a\0b", "\udcff"])
-def test_name_that_leads_elsewhere_is_refused(domain: Domain, name: str) -> None:
-    with pytest.raises(InvalidParameter):
-        iso_files.file_path(domain, name)
-
-
-def test_path_of_a_file(domain: Domain, media: Path) -> None:
-    assert iso_files.file_path(domain, "ünï [1].iso") == str(media / "ünï [1].iso")
-
-
 @pytest.mark.parametrize("pattern", ["../*", "a/b", "x" * 256, "a\0b"])
 def test_wrong_pattern_is_refused(domain: Domain, pattern: str) -> None:
     with pytest.raises(InvalidParameter):
@@ -98,7 +88,7 @@ def test_pattern_that_takes_long_on_others_ends(domain: Domain, media: Path) -> 
 def test_other_domains_have_no_files(tmp_path: Path) -> None:
     place = Place.of(tmp_path / "data")
     data = registry([place]).create(request(place))
-    for call in (iso_files.iso_list, iso_files.file_stats, lambda domain: iso_files.file_path(domain, "x")):
+    for call in (iso_files.iso_list, iso_files.file_stats):
         with pytest.raises(NoFileList) as refused:
             call(data)
         assert refused.value.code == 330

@@ -81,20 +81,6 @@ def directory(domain: Domain) -> str:
     return f"{domain.path}/{tree.IMAGES}/{tree.ISO_IMAGE}"
 
 
-def file_path(domain: Domain, name: str) -> str:
-    """The path of a file by its name.
-
-    Raises:
-        NoFileList: the domain is no ISO domain.
-        InvalidParameter: the name could not be that of a file in it.
-    """
-    if domain.domain_class is not DomainClass.ISO:
-        raise NoFileList(domain.id)
-    if not _is_sane(name):
-        raise InvalidParameter("fileName", f"is no name of a file: {name!r:.80}")
-    return f"{directory(domain)}/{name}"
-
-
 def _matcher(pattern: str, *, case_sensitive: bool) -> Callable[[str], object]:
     if len(pattern) > _LONGEST_PATTERN or "/" in pattern or "\0" in pattern:
         raise InvalidParameter("pattern", f"is no pattern for names: {pattern!r:.80}")

@@ -11,24 +11,20 @@ Source: storage format, sections 1.9 and 7.1.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 from vdsm.base.errors import VdsmError
 from vdsm.storage.chain import Image
 from vdsm.storage.domain import Domain
-from vdsm.storage.errors import IllegalVolume, NoSuchVolume, StorageFailed
+from vdsm.storage.errors import IllegalVolume, NoSuchVolume
 from vdsm.storage.executor import change
 from vdsm.storage.formats import tree
 from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.headers import FileHeaders, Headers
-from vdsm.storage.ids import DomainId, ImageId, ImageRef, PoolId, VolumeId, VolumeRef
+from vdsm.storage.ids import DomainId, ImageId, PoolId, VolumeId, VolumeRef
 from vdsm.storage.inspection import Inspector
 from vdsm.storage.kinds import Legality, VolumeFormat
 from vdsm.storage.mover import FindDomain
@@ -72,10 +68,6 @@ class Prepared:
     format: VolumeFormat
     volumes: tuple[PreparedVolume, ...]
 
-    def chain_paths(self) -> Mapping[VolumeId, str]:
-        """The path of each volume."""
-        return {item.volume.volume_id: item.path for item in self.volumes}
-
 
 class Preparing(Protocol):
     """What others need of the Preparer."""
@@ -95,21 +87,31 @@ class Preparing(Protocol):
         """See Preparer."""
 
 
+class ImageLinks(Protocol):
+    """What is needed of the repository."""
+
+    def link_image(self, domain_id: DomainId, image_id: ImageId, target: str) -> str:
+        """See Repository."""
+
+    def unlink_image(self, domain_id: DomainId, image_id: ImageId) -> None:
+        """See Repository."""
+
+
 class Preparer:
     """Prepares and tears down.
 
     Args:
         find: the handle on a domain.
-        run: where the links are.
+        links: who makes the links in /run.
         headers: who reads what containers say.
         accept: who refuses images that QEMU must not open.
     """
 
     def __init__(
-        self, find: FindDomain, run: str = tree.RUN, headers: Headers | None = None, accept: Accept | None = None
+        self, find: FindDomain, links: ImageLinks, headers: Headers | None = None, accept: Accept | None = None
     ) -> None:
         self._find: Final = find
-        self._run: Final = run
+        self._links: Final = links
         self._headers: Final = headers or FileHeaders()
         self._accept: Final = accept or _accept
 
@@ -150,7 +152,7 @@ class Preparer:
                 self._accept(domain, image, leaf_id, paths)
             for ident in image.volumes:
                 self._repair(domain, VolumeRef(domain_id, image_id, ident), image, paths[ident])
-            link = self._link(domain, image_id)
+            link = self._links.link_image(domain_id, image_id, f"{domain.path}/{tree.IMAGES}/{image_id}")
             return _prepared(domain, image, leaf_id, paths, paths[leaf_id] if pool_id else f"{link}/{leaf_id}")
         except VdsmError:
             self._tear_down_quietly(domain_id, image_id)
@@ -163,17 +165,8 @@ class Preparer:
             NoSuchDomain: the domain is not there.
             StorageFailed: the storage refused.
         """
-        with _locally(f"unlinking image {image_id}"):
-            self._link_path(domain_id, image_id).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # others of the domain are prepared, or none ever was
-                self._link_path(domain_id, image_id).parent.rmdir()
+        self._links.unlink_image(domain_id, image_id)
         self._find(domain_id).backend.teardown(image_id)
-
-    def prepared(self) -> list[ImageRef]:
-        """The images that are prepared on this host, also since before the agent's last start."""
-        with _locally(f"listing {self._run}"):
-            found = sorted(Path(self._run).glob("*-*-*-*-*/*-*-*-*-*"))
-        return [ImageRef(DomainId(path.parent.name), ImageId(path.name)) for path in found if path.is_symlink()]
 
     def _tear_down_quietly(self, domain_id: DomainId, image_id: ImageId) -> None:
         try:
@@ -190,21 +183,6 @@ class Preparer:
         if actual > known.capacity:
             log.warning("volume %s has %d bytes; its metadata said %d", volume.volume_id, actual, known.capacity)
             change(Change(volume, capacity=actual), domain.backend)
-
-    def _link(self, domain: Domain, image_id: ImageId) -> str:
-        """Have /run lead to the image, whatever was there before."""
-        path = self._link_path(domain.id, image_id)
-        target = f"{domain.path}/{tree.IMAGES}/{image_id}"
-        with _locally(f"linking image {image_id}"):
-            path.parent.mkdir(mode=tree.DIRECTORY_MODE, parents=True, exist_ok=True)
-            if not path.is_symlink() or os.readlink(path) != target:  # noqa: PTH115 - as it stands there
-                fresh = path.with_name(str(uuid.uuid4()))
-                fresh.symlink_to(target)
-                fresh.replace(path)
-        return str(path)
-
-    def _link_path(self, domain_id: DomainId, image_id: ImageId) -> Path:
-        return Path(self._run, domain_id, image_id)
 
 
 def _accept(domain: Domain, image: Image, leaf_id: VolumeId, paths: Mapping[VolumeId, str]) -> None:
@@ -224,11 +202,3 @@ def _prepared(domain: Domain, image: Image, leaf_id: VolumeId, paths: Mapping[Vo
         ref = VolumeRef(domain.id, image.image_id, ident)
         found.append(PreparedVolume(ref, paths[ident], volumes[ident].format, domain.backend.volume_lease(ref)))
     return Prepared(path, domain.kind.is_block, volumes[leaf_id].format, tuple(found))
-
-
-@contextlib.contextmanager
-def _locally(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageFailed(what, error.strerror or str(error)) from error

@@ -76,10 +76,6 @@ class Repository:
         """The link to a domain of a pool."""
         return f"{self.root}/{pool_id}/{domain_id}"
 
-    def master_link(self, pool_id: PoolId) -> str:
-        """The link to a pool's master domain."""
-        return f"{self.root}/{pool_id}/{tree.MASTER_LINK}"
-
     def link_pool(self, pool_id: PoolId, domains: Mapping[DomainId, str], master: str | None) -> None:
         """Make a pool's links be these and no others.
 
@@ -116,13 +112,6 @@ class Repository:
             _remove_links(folder)
         except OSError as error:
             raise _failed(folder, error) from error
-
-    def linked_pools(self) -> list[PoolId]:
-        """The pools that have a directory here: at most one while the agent runs."""
-        try:
-            return sorted(PoolId(name) for name in _folders(self.root) if is_uuid(name))
-        except OSError as error:
-            raise _failed(self.root, error) from error
 
     def image_link(self, domain_id: DomainId, image_id: ImageId) -> str:
         """What the disk of a VM is opened through: on files a link to the image's directory."""
