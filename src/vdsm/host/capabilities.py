@@ -51,7 +51,6 @@ class AgentTraits:
 
     reserved_memory_mib: int = 321
     guest_overhead_mib: int = 65
-    domain_versions: tuple[int, ...] = (0, 2, 3, 4, 5)
     backup: bool = False
     cold_backup: bool = False
     clear_bitmaps: bool = False

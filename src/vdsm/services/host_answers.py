@@ -13,6 +13,7 @@ from vdsm.host.numa import NumaNode
 from vdsm.host.packages import Package
 from vdsm.host.statistics import DeviceStatistics, HostStatistics, HugePages, MemoryStatistics, Reading
 from vdsm.privileged.calls import Hardware
+from vdsm.storage.formats.domain import VERSIONS
 
 _VIRTUALIZATION: Final = frozenset({"vmx", "svm"})
 
@@ -124,7 +125,7 @@ def _agent(facts: Capabilities) -> dict[str, Any]:
         "reserved_mem": agent.reserved_memory_mib,
         "guest_overhead": agent.guest_overhead_mib,
         "net_config_dirty": agent.net_config_dirty,
-        "domain_versions": list(agent.domain_versions),
+        "domain_versions": list(VERSIONS),
         "supported_block_size": {kind: list(sizes) for kind, sizes in facts.supported_block_sizes.items()},
         "hooks": {point: dict(programs) for point, programs in facts.hooks.items()},
         "additional_features": list(agent.additional_features),
