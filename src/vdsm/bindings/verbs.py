@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -86,21 +88,43 @@ class Side:
         return self._encode(self._leave(result) if self._leave and result is not None else result)
 
 
+class Sides:
+    """Makes the sides of verbs when they are first used: managers use a few verbs, and only one dialect of them."""
+
+    def __init__(self) -> None:
+        self._forms: Final = {dialect: Forms(dialect) for dialect in Dialect}
+        self._lock: Final = threading.Lock()
+
+    def side(self, verb: Verb, dialect: Dialect) -> Side:
+        """A verb in a dialect; some milliseconds of work."""
+        with self._lock:
+            return Side(verb, self._forms[dialect])
+
+
 class BoundVerb:
     """A verb, its implementation and both dialects."""
 
-    def __init__(self, verb: Verb, function: Callable[..., Any], wire: Forms, clean: Forms) -> None:
+    def __init__(self, verb: Verb, function: Callable[..., Any], sides: Sides) -> None:
         self.verb = verb
         self.name = verb.name
         self.role = verb.role
         self.pool = verb.pool
         self.while_starting = verb.while_starting
         self._function = function
-        self._wire = Side(verb, wire)
-        self.clean = Side(verb, clean)
+        self._sides = sides
         self._no_params = not verb.params
         self._void = verb.result is type(None)
         self._as_list = verb.answer is Answer.LIST
+
+    @cached_property
+    def wire(self) -> Side:
+        """In JSON-RPC."""
+        return self._sides.side(self.verb, Dialect.WIRE)
+
+    @cached_property
+    def clean(self) -> Side:
+        """In REST."""
+        return self._sides.side(self.verb, Dialect.CLEAN)
 
     def call_wire(self, raw_params: bytes) -> bytes:
         """Serve JSON-RPC: the JSON object of the parameters (or nothing) in, the JSON of the result out.
@@ -114,10 +138,10 @@ class BoundVerb:
         if self._no_params and raw_params in {b"", b"{}", b"null"}:
             result = self._function()
         else:
-            result = self._function(**self._wire.decode(raw_params or b"{}"))
+            result = self._function(**self.wire.decode(raw_params or b"{}"))
         if self._void:
             return _TRUE
-        encoded = self._wire.encode(result)
+        encoded = self.wire.encode(result)
         return b"[%s]" % encoded if self._as_list else encoded
 
     def call_clean(self, values: Mapping[str, Any]) -> bytes | None:
@@ -138,7 +162,5 @@ def bind(verbs: Mapping[str, Verb], services: Mapping[str, object]) -> dict[str,
     Raises:
         AttributeError: a service lacks a verb's method.
     """
-    wire, clean = Forms(Dialect.WIRE), Forms(Dialect.CLEAN)
-    return {
-        name: BoundVerb(verb, getattr(services[verb.service], verb.method), wire, clean) for name, verb in verbs.items()
-    }
+    sides = Sides()
+    return {name: BoundVerb(verb, getattr(services[verb.service], verb.method), sides) for name, verb in verbs.items()}
