@@ -22,13 +22,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from vdsm.base.errors import VdsmError
+from vdsm.base.errors import Failed, VdsmError
 from vdsm.operations.kinds import Kind, Run, Step
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import ENDED, OperationView, Phase
 from vdsm.storage import master as masters
 from vdsm.storage.domain import Domain
 from vdsm.storage.errors import LeaseLost
+from vdsm.storage.files import told
 from vdsm.storage.foreign_tasks import ForeignTasks
 from vdsm.storage.ids import DomainId, PoolId
 from vdsm.storage.pool_errors import NotSpm, TasksRunning, error_of
@@ -119,9 +120,17 @@ class Spm:
 
         Raises:
             NotSpm: this host is not the SPM.
+            NoSpace, StorageFailed: the master takes no record of it.
             VdsmError: see ``Operations.submit``.
         """
-        return self.operations.submit(self._held().kind(kind), arguments, task_id).id
+        try:
+            return self.operations.submit(self._held().kind(kind), arguments, task_id).id
+        except Failed as error:
+            if isinstance(error.__cause__, OSError):
+                # The journal knows nothing of storage; the manager must hear that the domain is full.
+                with told(f"beginning {kind.name}: writing its record to the master"):
+                    raise error.__cause__ from None
+            raise
 
     def perform(self, kind: Kind[A], arguments: A, timeout_s: float) -> None:
         """Carry out an operation, and forget it when it is settled: the caller waits.
