@@ -31,7 +31,6 @@ from vdsm.storage.kinds import (
     AttachedStatus,
     DomainClass,
     DomainRole,
-    Legality,
     StorageType,
     VolumeFormat,
     VolumeKind,
@@ -473,12 +472,9 @@ def test_ids() -> None:
         assert refused.value.facts()["field"] == "leafVolID"
 
 
-def test_numbers_of_the_api() -> None:
-    assert [kind.number for kind in StorageType] == [1, 2, 3, 4, 5, 6, 7]
-    assert [item.number for item in (VolumeFormat.COW, VolumeFormat.RAW)] == [4, 5]
-    assert Allocation.of_number(2, "preallocate") is Allocation.SPARSE
-    assert VolumeKind.of_number(8, "volType") is VolumeKind.LEAF
-    assert DomainClass.of_number(3, "domainClass") is DomainClass.BACKUP
-    assert Legality("ILLEGAL") is Legality.ILLEGAL
-    with pytest.raises(InvalidParameter):
-        VolumeFormat.of_number(3, "volFormat")
+def test_words_of_the_api() -> None:
+    assert Allocation.of_word("SPARSE", "preallocate") is Allocation.SPARSE
+    assert DomainClass.of_word("Iso", "domainClass") is DomainClass.ISO
+    with pytest.raises(InvalidParameter) as refused:
+        VolumeFormat.of_word("cow", "volFormat")
+    assert refused.value.facts()["field"] == "volFormat"

@@ -1,4 +1,4 @@
-"""The closed sets of the repository: the words on disk, and the numbers that the API has for them.
+"""The closed sets of the repository: the words on disk. The API has numbers for some (api/storage_types.py).
 
 Words are compared case-sensitively, on disk and in memory.
 """
@@ -11,17 +11,8 @@ from typing import Self
 from vdsm.storage.errors import InvalidParameter
 
 
-class Numbered(Enum):
-    """A word on disk, the member's value, that has a number in the API."""
-
-    number: int
-
-    def __new__(cls, word: str, number: int) -> Self:
-        """Make the word the value, so that ``Kind("WORD")`` finds the member."""
-        member = object.__new__(cls)
-        member._value_ = word
-        member.number = number
-        return member
+class Worded(Enum):
+    """A word that the disk and the API share."""
 
     @classmethod
     def of_word(cls, word: str, field: str) -> Self:
@@ -35,30 +26,18 @@ class Numbered(Enum):
                 return member
         raise InvalidParameter(field, f"must be one of {[member.value for member in cls]}, is {word!r:.40}")
 
-    @classmethod
-    def of_number(cls, number: int, field: str) -> Self:
-        """The member with this number in the API.
-
-        Raises:
-            InvalidParameter: there is none; names ``field``.
-        """
-        for member in cls:
-            if member.number == number:
-                return member
-        raise InvalidParameter(field, f"must be one of {sorted(member.number for member in cls)}, is {number}")
-
 
 @unique
-class StorageType(Numbered):
+class StorageType(Worded):
     """What a domain lies on (TYPE)."""
 
-    NFS = "NFS", 1
-    FCP = "FCP", 2
-    ISCSI = "ISCSI", 3
-    LOCALFS = "LOCALFS", 4
-    CIFS = "CIFS", 5
-    POSIXFS = "POSIXFS", 6
-    GLUSTERFS = "GLUSTERFS", 7
+    NFS = "NFS"
+    FCP = "FCP"
+    ISCSI = "ISCSI"
+    LOCALFS = "LOCALFS"
+    CIFS = "CIFS"
+    POSIXFS = "POSIXFS"
+    GLUSTERFS = "GLUSTERFS"
 
     @property
     def is_block(self) -> bool:
@@ -72,12 +51,12 @@ class StorageType(Numbered):
 
 
 @unique
-class DomainClass(Numbered):
+class DomainClass(Worded):
     """What a domain is for (CLASS)."""
 
-    DATA = "Data", 1
-    ISO = "Iso", 2
-    BACKUP = "Backup", 3
+    DATA = "Data"
+    ISO = "Iso"
+    BACKUP = "Backup"
 
 
 @unique
@@ -97,11 +76,11 @@ class AttachedStatus(Enum):
 
 
 @unique
-class VolumeFormat(Numbered):
+class VolumeFormat(Worded):
     """How a volume's data is laid out (FORMAT)."""
 
-    COW = "COW", 4
-    RAW = "RAW", 5
+    COW = "COW"
+    RAW = "RAW"
 
     @property
     def qemu(self) -> str:
@@ -110,21 +89,21 @@ class VolumeFormat(Numbered):
 
 
 @unique
-class Allocation(Numbered):
+class Allocation(Worded):
     """Whether a volume's space is taken at once (TYPE of a volume)."""
 
-    UNKNOWN = "UNKNOWN", 0
-    PREALLOCATED = "PREALLOCATED", 1
-    SPARSE = "SPARSE", 2
+    UNKNOWN = "UNKNOWN"
+    PREALLOCATED = "PREALLOCATED"
+    SPARSE = "SPARSE"
 
 
 @unique
-class VolumeKind(Numbered):
+class VolumeKind(Worded):
     """A volume's place in its chain (VOLTYPE)."""
 
-    SHARED = "SHARED", 6  # a template's only volume: images stand on it, nothing in it ever changes
-    INTERNAL = "INTERNAL", 7  # other volumes of its image stand on it
-    LEAF = "LEAF", 8  # the top, the one that is written
+    SHARED = "SHARED"  # a template's only volume: images stand on it, nothing in it ever changes
+    INTERNAL = "INTERNAL"  # other volumes of its image stand on it
+    LEAF = "LEAF"  # the top, the one that is written
 
 
 @unique
