@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,7 @@ def irs_wire(dial: Callable[..., Connection]) -> Connection:
     return dial(requests=IRS_REQUESTS, responses=IRS_RESPONSES, events=None)
 
 
-@pytest.fixture
-def place(agent: AgentHost) -> Callable[[str], Path]:
+def directories(agent: AgentHost) -> Callable[[str], Path]:
     """Makes directories for domains."""
     root = agent.directory / f"data_{uuid.uuid4().hex[:6]}"
 
@@ -97,7 +97,12 @@ def place(agent: AgentHost) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def engine(agent: AgentHost, host_wire: Connection, irs_wire: Connection) -> Iterator[EngineDisks]:
+def place(agent: AgentHost) -> Callable[[str], Path]:
+    return directories(agent)
+
+
+@contextmanager
+def an_engine(agent: AgentHost, host_wire: Connection, irs_wire: Connection) -> Iterator[EngineDisks]:
     """An Engine without a data centre; afterwards the host is in no pool, and connected to no storage."""
     made = EngineDisks(host_wire, irs_wire)
     yield made
@@ -119,11 +124,31 @@ def engine(agent: AgentHost, host_wire: Connection, irs_wire: Connection) -> Ite
 
 
 @pytest.fixture
+def engine(agent: AgentHost, host_wire: Connection, irs_wire: Connection) -> Iterator[EngineDisks]:
+    with an_engine(agent, host_wire, irs_wire) as made:
+        yield made
+
+
+@pytest.fixture
 def centre(engine: EngineDisks, place: Callable[[str], Path]) -> EngineDisks:
     """One with a data centre on one domain."""
     engine.add_domain("LOCALFS", str(place("first")))
     engine.make_data_centre()
     return engine
+
+
+@pytest.fixture(scope="class")
+def shared(agent: AgentHost, host_wire: Connection, irs_wire: Connection) -> Iterator[EngineDisks]:
+    """The same, for all tests of a class."""
+    with an_engine(agent, host_wire, irs_wire) as made:
+        made.add_domain("LOCALFS", str(directories(agent)("first")))
+        made.make_data_centre()
+        yield made
+
+
+def first(engine: EngineDisks) -> dict[str, str]:
+    """The first domain, as verbs name it."""
+    return {"storagedomainID": engine.domain_id}
 
 
 def path_of(engine: EngineDisks, disk: Disk) -> Path:
@@ -197,6 +222,25 @@ class TestDataCentre:
         centre.format(second)
         centre.expect_error(358, lambda: centre.domain_info(second))
         assert list(directory.iterdir()) == []
+
+    def test_installation_media_are_attached(self, centre: EngineDisks, place: Callable[[str], Path]) -> None:
+        directory, media = place("media"), str(uuid.uuid4())
+        assert centre.connect(connection=str(directory)) == 0
+        centre.create_domain(media, str(directory), "media", domainClass=2, version="0")
+        file = directory / media / "images/11111111-1111-1111-1111-111111111111/a.iso"
+        file.write_bytes(bytes(MIB))
+        file.chmod(0o644)
+        centre.attach(media)
+        assert centre.check_pool() == {centre.domain_id: "Active", media: "Active"}
+        asked = {"storagedomainID": media, "pattern": "*.iso", "caseSensitive": False}
+        found = centre.irs.call("StorageDomain.getFileStats", asked)
+        assert {name: (item["status"], item["size"]) for name, item in found.items()} == {"a.iso": (0, str(MIB))}
+        prefix = centre.irs.call("StoragePool.getInfo", {"storagepoolID": centre.pool_id})["info"]["isoprefix"]
+        assert (Path(prefix) / "a.iso").samefile(file)
+        centre.expect_error(330, lambda: centre.irs.call("StorageDomain.getFileStats", {**asked, **first(centre)}))
+        centre.deactivate(media)
+        centre.detach(media)
+        assert centre.domain_info(media)["pool"] == []
 
     def test_it_is_taken_down(self, centre: EngineDisks, place: Callable[[str], Path]) -> None:
         centre.new_disk(MIB)
@@ -395,6 +439,10 @@ class TestDisks:
 
 class TestColdMerge:
     @pytest.fixture
+    def centre(self, shared: EngineDisks) -> EngineDisks:
+        return shared
+
+    @pytest.fixture
     def chain(self, centre: EngineDisks) -> list[Disk]:
         """A raw base and two snapshots, each with data of its own."""
         base = centre.new_disk(SIZE)
@@ -446,6 +494,10 @@ class TestColdMerge:
 
 
 class TestTransfers:
+    @pytest.fixture
+    def centre(self, shared: EngineDisks) -> EngineDisks:
+        return shared
+
     @pytest.fixture
     def daemon(self, agent: AgentHost, transfer_port: int) -> Door:
         """The image daemon, as a client that knows nothing but a ticket sees it."""
