@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from storage_domains import NOW_S, Areas, format_leases, metadata, unpack_sample
 from vdsm.operations.locks import Locks
 from vdsm.operations.records import Phase, Record
 from vdsm.storage import master, wants
+from vdsm.storage.access import FileAccess
 from vdsm.storage.check import DomainChecker
 from vdsm.storage.check_facts import Finding, Word
 from vdsm.storage.domain import Domain
@@ -225,6 +227,11 @@ def no_link(world: World) -> str:
     return world.template[0].volume_id
 
 
+def no_link_to_metadata(world: World) -> str:
+    (world.image(world.clone[0]) / f"{world.template[0].volume_id}.meta").unlink()
+    return world.template[0].volume_id
+
+
 def no_link_to_data(world: World) -> str:
     (world.image(world.clone[0]) / world.template[0].volume_id).unlink()
     return world.template[0].volume_id
@@ -235,6 +242,15 @@ def unused_link(world: World) -> str:
         name = f"{world.template[0].volume_id}{end}"
         (world.image(world.raw[0]) / name).hardlink_to(world.image(world.template[0]) / name)
     return world.template[0].volume_id
+
+
+def half_linked(world: World) -> str:
+    """The data of a template, linked into an image that nobody has gone on making."""
+    directory = world.image(world.raw[0]).with_name(new_id())
+    directory.mkdir()
+    name = world.template[0].volume_id
+    (directory / name).hardlink_to(world.image(world.template[0]) / name)
+    return name
 
 
 def mode_of_data(world: World) -> str:
@@ -293,7 +309,9 @@ MENDED: list[tuple[Plant, Word]] = [
     (unfinished_write, Word.UNFINISHED_WRITE),
     (no_link, Word.LINK_MISSING),
     (no_link_to_data, Word.LINK_MISSING),
+    (no_link_to_metadata, Word.LINK_MISSING),
     (unused_link, Word.LINK_UNUSED),
+    (half_linked, Word.LINK_UNUSED),
     (mode_of_data, Word.MODE),
     (mode_of_metadata, Word.MODE),
     (mode_of_image, Word.MODE),
@@ -644,7 +662,7 @@ def test_unsettled_operation_of_the_pool_is_told(local: World) -> None:
 def test_many_faults_at_once_are_all_mended(local: World) -> None:
     before = local.digests()
     for plant, _ in MENDED:
-        if plant not in {wrong_kind_of_leaf, no_link_to_data, half_made_image}:
+        if plant not in {wrong_kind_of_leaf, no_link_to_data, no_link_to_metadata, half_made_image}:
             plant(local)
     mended, left = local.repair()
     assert left == []
@@ -670,3 +688,68 @@ def test_original_s_domain_is_sound(tmp_path: Path) -> None:
     found = checker.check(domain.id)
     assert [(item.word, item.object, item.what) for item in found.findings] == []
     assert found.images > 0
+
+
+class Killed(BaseException):
+    """The process has ended."""
+
+
+class Mortal:
+    """Files that end the process after so many changes."""
+
+    CHANGES = frozenset({
+        *("create", "replace", "write_at", "truncate", "allocate", "touch", "mkdir", "rmdir"),
+        *("rename", "link", "unlink", "chmod"),
+    })
+
+    def __init__(self, files: FileAccess) -> None:
+        self._files = files
+        self.left = 1
+
+    def __getattr__(self, name: str) -> object:
+        call = getattr(self._files, name)
+        if name not in self.CHANGES:
+            return call
+
+        def last(*args: object, **named: object) -> None:
+            call(*args, **named)
+            self.left -= 1
+            if not self.left:
+                raise Killed
+
+        return last
+
+
+def test_repair_that_is_killed_after_each_change_is_done_again(shared: World) -> None:
+    before = shared.digests()
+    for plant, _ in [*MENDED, *SHARED]:
+        if plant not in {
+            wrong_kind_of_leaf,
+            no_link_to_data,
+            no_link_to_metadata,
+            half_made_image,
+            empty_lease,
+            index_being_rebuilt,
+        }:
+            plant(shared)
+    whole = shared.domain
+    mortal = Mortal(whole.files)
+    files = cast("FileAccess", mortal)
+    described = whole.backend.read_domain()
+    backend = FileBackend(files, whole.mount, described, QemuImageMaker(), shared.areas)
+    kills = 0
+    while True:
+        shared.storage.domains[whole.id] = replace(whole, files=files, backend=backend)
+        mortal.left = 1 + kills % 3  # one change may be the first half of a fix
+        try:
+            shared.repair()
+        except Killed:
+            kills += 1
+            assert kills < 100
+            continue
+        finally:
+            shared.storage.domains[whole.id] = whole
+        break
+    assert kills > 8
+    assert shared.check(data=True) == []
+    assert shared.digests() == before

@@ -184,7 +184,7 @@ def owner(what: str) -> str:
 
 def _homes(domain: Domain, reader: Reader, listed: Mapping[ImageId, Listed]) -> dict[VolumeId, Listed]:
     """The images that templates are in, which the images listed have to do with."""
-    wanted: set[VolumeId] = set().union(*(needed_templates(image.image) for image in listed.values()))
+    wanted: set[VolumeId] = set().union(*(needed_templates(image) for image in listed.values()))
     found = {ident: image for image in listed.values() for ident in wanted & set(image.image.volumes)}
     others: Collection[ImageId] = {home for ident in wanted - set(found) for home in domain.backend.homes(ident)}
     more = reader.some(sorted(set(others) - set(listed)))

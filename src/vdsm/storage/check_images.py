@@ -17,7 +17,7 @@ from typing import Final
 
 from vdsm.storage import plans
 from vdsm.storage.access import NEW_SUFFIX, FileStat
-from vdsm.storage.chain import Fault, Image, differences, right_kind
+from vdsm.storage.chain import Fault, differences, right_kind
 from vdsm.storage.check_facts import (
     Finding,
     Fix,
@@ -117,7 +117,9 @@ class ImageCheck:
             if not is_uuid(name) or name in volumes:
                 continue
             ident, stat = VolumeId(name), self._listed.entries[name]
-            if self._is_named(ident):
+            if ident in self._place.homes and self._same(ident, "", self._place.homes[ident]):
+                yield from self._half_linked(ident)
+            elif self._is_named(ident):
                 remedy = "others stand on it, and what its metadata said cannot be known"
                 yield self._of(ident, Word.METADATA_MISSING, "it has no metadata", remedy)
             elif stat.allocated > _EMPTY:
@@ -127,6 +129,12 @@ class ImageCheck:
                 delete = Steps((Delete(self._ref(ident)),), (self._ref(ident),))
                 words = "its making was cut off: it has no metadata and no data"
                 yield self._of(ident, Word.HALF_MADE, words, "it is deleted", delete)
+
+    def _half_linked(self, ident: VolumeId) -> Iterator[Finding]:
+        """A template's data that is linked without its metadata: linking or unlinking was cut off."""
+        if any(volume.parent == ident for volume in self._image.volumes.values()):
+            return  # told as a link that is missing
+        yield self._unused(ident, self._place.homes[ident])
 
     def _is_named(self, ident: VolumeId) -> bool:
         """Whether metadata or a header names a volume as what it stands on."""
@@ -290,13 +298,15 @@ class ImageCheck:
             if home is None:
                 yield self._of(ident, Word.LINK_WRONG, "it is a link to a template that is gone", "its data is left")
                 continue
-            words = "nothing of the image stands on this link to a template"
-            template = VolumeRef(self._place.domain_id, home.id, ident)
-            fix = Steps((UnshareTemplate(template, ImageRef(self._place.domain_id, self._image.image_id)),))
-            if self._same(ident, "", home):
-                yield self._of(ident, Word.LINK_UNUSED, words, "the link is removed; the template stays", fix)
-            else:
-                yield self._of(ident, Word.LINK_UNUSED, words, "its data is not the template's")
+            yield self._unused(ident, home)
+
+    def _unused(self, ident: VolumeId, home: Listed) -> Finding:
+        words = "nothing of the image stands on this link to a template"
+        if not self._same(ident, "", home):
+            return self._of(ident, Word.LINK_UNUSED, words, "its data is not the template's")
+        template = VolumeRef(self._place.domain_id, home.id, ident)
+        fix = Steps((UnshareTemplate(template, ImageRef(self._place.domain_id, self._image.image_id)),))
+        return self._of(ident, Word.LINK_UNUSED, words, "the link is removed; the template stays", fix)
 
     def _link(self, ident: VolumeId, home: Listed) -> Iterator[Finding]:
         ends = [tree.META_SUFFIX, "", *([tree.LEASE_SUFFIX] if self._place.has_leases else [])]
@@ -362,10 +372,16 @@ def lacks(mode: int, wanted: int) -> bool:
     return bool(wanted & ~mode)
 
 
-def needed_templates(image: Image) -> set[VolumeId]:
-    """The templates that an image has to do with: linked into it, or stood on and not its own."""
+def needed_templates(listed: Listed) -> set[VolumeId]:
+    """The templates that an image has to do with: linked into it, also by half, or stood on and not its own."""
+    image = listed.image
     parents = {volume.parent for volume in image.volumes.values() if volume.parent is not None}
-    return {*image.shared, *(parents - set(image.volumes))}
+    linked = {
+        VolumeId(name)
+        for name, stat in listed.entries.items()
+        if stat.links > 1 and is_uuid(name) and name not in image.volumes
+    }
+    return {*image.shared, *linked, *(parents - set(image.volumes))}
 
 
 def _words(fault: Fault, volume: VolumeMetadata) -> str:

@@ -284,6 +284,8 @@ def _decide_resize(domain: Domain, given: ExtendVolume) -> Decision:
     capacity = round_capacity(given.capacity)
     if capacity < before.capacity:
         raise WrongResize(given.volume_id, before.capacity)
+    # Before the metadata says that the capacity is in doubt.
+    refuse_busy(domain, [given.volume])
     volume = given.volume
     return images, (Change(volume, capacity=0), Resize(volume, capacity), Change(volume, capacity=capacity))
 
