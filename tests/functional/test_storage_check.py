@@ -14,10 +14,10 @@ from typing import cast
 import msgspec
 import pytest
 
-from image_domains import COW, MIB, RAW, Storage, open_domain, reopen, run
+from image_domains import COW, MIB, RAW, Storage, reopen, run
 from lab.agent_host import short_directory
 from needs import needs
-from storage_domains import NOW_S, Areas, format_leases, metadata, unpack_sample
+from storage_domains import NOW_S, Areas, file_domain, metadata, unpack_sample
 from vdsm.operations.locks import Locks
 from vdsm.operations.records import Phase, Record
 from vdsm.storage import master, wants
@@ -27,12 +27,14 @@ from vdsm.storage.check_facts import Finding, Word
 from vdsm.storage.domain import Domain
 from vdsm.storage.file_backend import FileBackend
 from vdsm.storage.formats import leases, xleases
+from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.formats.volume import VolumeMetadata, encode_volume
 from vdsm.storage.ids import ImageId, ImageRef, LeaseId, VolumeId, VolumeRef, new_id
 from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import DomainRole, Legality, StorageType, VolumeKind
 from vdsm.storage.lease_index import LeaseIndex
+from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.lock_twin import SharedDisk, TwinHost
 from vdsm.storage.repair import DomainRepair
 from vdsm.storage.steps import Change
@@ -112,7 +114,8 @@ class World:
         )
 
     def digests(self) -> dict[VolumeRef, str]:
-        return {item: self.storage.digest(item) for item in (*self.chain, *self.raw, *self.template, *self.clone)}
+        tops = (self.chain[-1], *self.raw, *self.template, *self.clone)
+        return {item: self.storage.digest(item) for item in tops}
 
 
 def _encoded(step: Change, known: object, version: int) -> bytes:
@@ -120,37 +123,85 @@ def _encoded(step: Change, known: object, version: int) -> bytes:
     return encode_volume(step.changed(known), version)
 
 
+def opened(root: Path, described: DomainMetadata) -> World:
+    """The domain below ``root`` as it is."""
+    files, areas, kind = LocalFiles(), SectorAreas(), described.storage_type
+    backend = FileBackend(files, str(root), described, QemuImageMaker(), areas if kind.is_shared else None)
+    dom_md = f"{root}/{described.domain_id}/dom_md"
+    lock = TwinHost(SharedDisk()).locks(
+        described.domain_id, kind, f"{dom_md}/ids", f"{dom_md}/leases", described.geometry
+    )
+    domain = Domain(
+        id=described.domain_id,
+        kind=kind,
+        domain_class=described.domain_class,
+        version=described.version,
+        geometry=described.geometry,
+        mount=str(root),
+        files=files,
+        backend=backend,
+        lock=lock,
+    )
+    return World(domain, Storage(domain), areas)
+
+
 def make_world(root: Path, kind: StorageType) -> World:
-    areas = SectorAreas()
     described = metadata(kind)
-    domain = open_domain(root, described)
-    if kind.is_shared:
-        format_leases(areas, str(root), described)
-        twin = TwinHost(SharedDisk())
-        lock = twin.locks(domain.id, kind, f"{domain.path}/dom_md/ids", f"{domain.path}/dom_md/leases", domain.geometry)
-        backend = FileBackend(domain.files, str(root), described, QemuImageMaker(), areas)
-        domain = replace(domain, backend=backend, lock=lock)
-    world = World(domain, Storage(domain), areas)
-    world.chain = world.storage.chain(domain, COW, COW, COW)
-    world.raw = world.storage.chain(domain, RAW)
-    world.template = world.storage.chain(domain, COW)
-    clone = VolumeRef(domain.id, ImageId(new_id()), VolumeId(new_id()))
+    areas = SectorAreas()
+    root.mkdir()
+    file_domain(LocalFiles(), root, described, areas if kind.is_shared else None)
+    world = opened(root, described)
+    world.chain = world.storage.chain(world.domain, COW, COW, COW)
+    world.raw = world.storage.chain(world.domain, RAW)
+    world.template = world.storage.chain(world.domain, COW)
+    clone = VolumeRef(world.domain.id, ImageId(new_id()), VolumeId(new_id()))
     world.storage.add(clone, parent=world.template[0])
     world.storage.write(clone, "write -P 9 3M 1M")
     world.clone = [clone]
     return world
 
 
-@pytest.fixture
-def local() -> Iterator[World]:
+def copied(world: World, root: Path) -> World:
+    """The same domain in another place, hard links and all."""
+    run("cp", "-a", "--sparse=always", world.domain.mount, str(root))
+    found = opened(root, world.domain.backend.read_domain())
+    return replace(found, chain=world.chain, raw=world.raw, template=world.template, clone=world.clone)
+
+
+@pytest.fixture(scope="module")
+def pristine() -> Iterator[dict[StorageType, tuple[World, dict[VolumeRef, str]]]]:
+    """A sound domain of each kind, and what guests see of its images."""
     with short_directory() as place:
-        yield make_world(place / "domain", StorageType.LOCALFS)
+        worlds = [make_world(place / kind.value, kind) for kind in (StorageType.LOCALFS, StorageType.NFS)]
+        yield {world.domain.kind: (world, world.digests()) for world in worlds}
+
+
+Pristine = dict[StorageType, tuple[World, dict[VolumeRef, str]]]
 
 
 @pytest.fixture
-def shared() -> Iterator[World]:
+def local(pristine: Pristine) -> Iterator[World]:
     with short_directory() as place:
-        yield make_world(place / "domain", StorageType.NFS)
+        yield copied(pristine[StorageType.LOCALFS][0], place / "domain")
+
+
+@pytest.fixture
+def shared(pristine: Pristine) -> Iterator[World]:
+    with short_directory() as place:
+        yield copied(pristine[StorageType.NFS][0], place / "domain")
+
+
+@pytest.fixture
+def before(pristine: Pristine, request: pytest.FixtureRequest) -> dict[VolumeRef, str]:
+    """What guests see as long as nothing is lost."""
+    kind = StorageType.NFS if "shared" in request.fixturenames else StorageType.LOCALFS
+    return pristine[kind][1]
+
+
+def test_sound_domains_have_no_findings(local: World, shared: World) -> None:
+    assert local.check(data=True) == []
+    assert shared.check(data=True) == []
+    assert (local.repair(), shared.repair()) == (([], []), ([], []))
 
 
 # Each plants one fault; what the object's path ends with is returned.
@@ -333,10 +384,8 @@ def files_of(world: World) -> dict[str, tuple[int, int, bytes]]:
 
 
 @pytest.mark.parametrize(("plant", "word"), MENDED, ids=[plant.__name__ for plant, _ in MENDED])
-def test_fault_is_named_and_mended(local: World, plant: Plant, word: Word) -> None:
-    before = local.digests()
+def test_fault_is_named_and_mended(local: World, plant: Plant, word: Word, before: dict[VolumeRef, str]) -> None:
     untouched = files_of(local)
-    assert local.check(data=True) == []
     end = plant(local)
     (found,) = local.check()
     assert (found.word, found.object.endswith(end), found.fix is not None) == (word, True, True), found
@@ -352,8 +401,7 @@ def test_fault_is_named_and_mended(local: World, plant: Plant, word: Word) -> No
     assert {Path(name).name for name in changed} <= hurt, changed
 
 
-def test_sizes_of_a_chain_are_mended_together(local: World) -> None:
-    before = local.digests()
+def test_sizes_of_a_chain_are_mended_together(local: World, before: dict[VolumeRef, str]) -> None:
     small_capacity(local)
     assert [item.word for item in local.check()] == [Word.CAPACITY] * 3
     mended, left = local.repair()
@@ -362,8 +410,7 @@ def test_sizes_of_a_chain_are_mended_together(local: World) -> None:
     assert local.digests() == before
 
 
-def test_leaked_clusters_are_given_back(local: World) -> None:
-    before = local.digests()
+def test_leaked_clusters_are_given_back(local: World, before: dict[VolumeRef, str]) -> None:
     end = leaked_cluster(local)
     assert local.check() == []
     (found,) = local.check(data=True)
@@ -570,9 +617,7 @@ SHARED: list[tuple[Plant, Word]] = [
 
 
 @pytest.mark.parametrize(("plant", "word"), SHARED, ids=[plant.__name__ for plant, _ in SHARED])
-def test_leases_are_mended(shared: World, plant: Plant, word: Word) -> None:
-    before = shared.digests()
-    assert shared.check() == []
+def test_leases_are_mended(shared: World, plant: Plant, word: Word, before: dict[VolumeRef, str]) -> None:
     end = plant(shared)
     (found,) = shared.check()
     assert (found.word, found.object.endswith(end)) == (word, True), found
@@ -659,8 +704,7 @@ def test_unsettled_operation_of_the_pool_is_told(local: World) -> None:
     assert (managed.findings, [item.reason for item in managed.skipped]) == ((), ["createVolume is running"])
 
 
-def test_many_faults_at_once_are_all_mended(local: World) -> None:
-    before = local.digests()
+def test_many_faults_at_once_are_all_mended(local: World, before: dict[VolumeRef, str]) -> None:
     for plant, _ in MENDED:
         if plant not in {wrong_kind_of_leaf, no_link_to_data, no_link_to_metadata, half_made_image}:
             plant(local)
@@ -720,8 +764,7 @@ class Mortal:
         return last
 
 
-def test_repair_that_is_killed_after_each_change_is_done_again(shared: World) -> None:
-    before = shared.digests()
+def test_repair_that_is_killed_after_each_change_is_done_again(shared: World, before: dict[VolumeRef, str]) -> None:
     for plant, _ in [*MENDED, *SHARED]:
         if plant not in {
             wrong_kind_of_leaf,
