@@ -417,6 +417,46 @@ class TestDisks:
         assert centre.info(top, second)["parent"] == base.volume
         assert centre.info(base, second)["voltype"] == "INTERNAL"
 
+    def test_templates_and_their_clones_go_to_another_domain(
+        self, centre: EngineDisks, place: Callable[[str], Path]
+    ) -> None:
+        directory = place("second")
+        second = centre.add_second(str(directory))
+        source = centre.new_disk(SIZE)
+        write(path_of(centre, source), "raw", (1, 0, 4))
+        template = centre.make_template(source)
+        clone = centre.clone(template, SIZE)
+        write(path_of(centre, clone), "qcow2", (2, 2, 4))
+        target = {"dstSdUUID": second, "postZero": "false", "force": "false"}
+        with pytest.raises((TaskFailed, VdsError), match="263"):
+            centre.run_task("Image.move", **centre.whole(clone), **target, operation=2)
+        # Copying so has the same name as moving.
+        assert centre.run_task("Image.move", **centre.whole(template), **target, operation=1) == "moveImage"
+        assert centre.info(template)["status"] == centre.info(template, second)["status"] == "OK"
+        assert centre.info(template, second)["voltype"] == "SHARED"
+        assert centre.run_task("Image.move", **centre.whole(clone), **target, operation=2) == "moveImage"
+        moved = directory / second / "images" / clone.image
+        assert content(moved / clone.volume, "qcow2", directory) == pattern((1, 0, 2), (2, 2, 4))
+        assert (moved / template.volume).samefile(directory / second / "images" / template.image / template.volume)
+        centre.delete_disk(template)
+        assert centre.info(clone, second)["parent"] == template.volume
+
+    def test_a_structure_is_cloned_and_filled(self, centre: EngineDisks, place: Callable[[str], Path]) -> None:
+        directory = place("second")
+        second = centre.add_second(str(directory))
+        base = centre.new_disk(SIZE)
+        write(path_of(centre, base), "raw", (1, 0, 4))
+        top = centre.snapshot(base, SIZE)
+        write(path_of(centre, top), "qcow2", (2, 2, 4))
+        target = {**centre.whole(top), "dstSdUUID": second}
+        assert centre.run_task("Image.cloneStructure", **target) == "cloneImageStructure"
+        assert centre.info(top, second)["parent"] == base.volume
+        assert centre.run_task("Image.syncData", **target, syncType="INTERNAL") == "syncImageData"
+        there = directory / second / "images" / top.image
+        assert content(there / base.volume, "raw", directory) == pattern((1, 0, 4))
+        assert content(there / top.volume, "qcow2", directory) == pattern((1, 0, 4))
+        assert content(path_of(centre, top), "qcow2", directory) == pattern((1, 0, 2), (2, 2, 4))
+
     def test_a_long_copy_is_stopped(self, centre: EngineDisks, place: Callable[[str], Path]) -> None:
         directory = place("second")
         second = centre.add_second(str(directory))
