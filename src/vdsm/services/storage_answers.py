@@ -12,7 +12,6 @@ from vdsm.base.clock import monotonic_s
 from vdsm.operations.explanations import Explanation
 from vdsm.storage.backend import Space
 from vdsm.storage.formats.domain import DomainMetadata
-from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.ids import BLANK
 from vdsm.storage.image_queries import VolumeFacts
 from vdsm.storage.iso_files import IsoFile
@@ -119,11 +118,6 @@ def _lease(facts: VolumeFacts) -> api.VolumeLease | None:
 def volume_dump(facts: VolumeFacts) -> api.VolumeDump:
     """A volume in StorageDomain.dump."""
     return api.VolumeDump(**facts.dumped())
-
-
-def lease_info(record: LeaseRecord) -> api.LeaseInfo:
-    """What Lease.info answers."""
-    return api.LeaseInfo(sd_id=record.lockspace, lease_id=record.resource, path=record.path, offset=record.offset)
 
 
 def task_status(found: TaskStatus) -> host_types.TaskStatus:

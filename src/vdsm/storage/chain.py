@@ -135,11 +135,6 @@ def differences(image: Image) -> tuple[Difference, ...]:
     return tuple(Difference(ident, fault) for ident in sorted(image.volumes) for fault in _faults(image, ident))
 
 
-def harmful(image: Image) -> tuple[Difference, ...]:
-    """The differences without leftovers: those that endanger data or keep an image from being used."""
-    return tuple(item for item in differences(image) if item.fault is not Fault.LEFTOVER)
-
-
 def right_kind(image: Image, volume_id: VolumeId) -> VolumeKind:
     """The kind that a volume should have: a template's stays one."""
     if image.volume(volume_id).kind is VolumeKind.SHARED:

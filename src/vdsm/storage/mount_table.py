@@ -53,15 +53,6 @@ class MountTable:
         """What is mounted there."""
         return self.by_target.get(target)
 
-    def is_mounted(self, spec: str, target: str) -> bool:
-        """Whether this very storage is mounted there.
-
-        Raises:
-            InvalidParameter: ``spec`` is no address.
-        """
-        found = self.at(target)
-        return found is not None and normalized(found.source) == normalize(spec)
-
     def directly_below(self, folder: str) -> list[Mount]:
         """What is mounted on names in a directory, in the order of names."""
         return [item for target, item in sorted(self.by_target.items()) if target.rpartition("/")[0] == folder]
