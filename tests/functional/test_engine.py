@@ -190,6 +190,7 @@ def test_capabilities_are_true(engine: Engine, host: LightHost) -> None:
     assert "pc-q35-rhel9.6.0" in known["machines"]  # type: ignore[operator]
     assert known["networks"] == {"ovirtmgmt": True}
     found = engine.call("Host.getCapabilities")
+    assert found["domain_versions"] == [3, 4, 5]
     assert found["networks"]["ovirtmgmt"]["ports"] == ["eth7"]
     assert found["bridges"]["ovirtmgmt"]["addr"] == "192.0.2.10"
     assert found["bridges"]["ovirtmgmt"]["netmask"] == "255.255.255.0"

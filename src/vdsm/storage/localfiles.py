@@ -28,8 +28,6 @@ _KINDS: Final = {
     modes.S_IFIFO: FileKind.FIFO,
     modes.S_IFSOCK: FileKind.SOCKET,
 }
-# A file system without fallocate is filled with zeros in pieces of this size.
-_PIECE: Final = 1 << 20
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
