@@ -124,6 +124,8 @@ def create(session: Session) -> None:
 
 def _refuse_taken(session: Session, storage: Storage, name: str) -> None:
     """Names are only descriptions; two of one name would be of no use."""
+    if not name.strip():
+        raise CliError("NAME is empty", USAGE)
     if any(image.name == name for image in storage_inventory.images(session.client, [storage])):
         raise CliError(f"{storage.name} has an image {name!r}", WRONG_STATE)
 

@@ -181,6 +181,7 @@ def test_a_vm_gets_the_ids_of_its_image(agent: Agent, run: Run) -> None:
         (("vm", "define", "web", "--disk", "/x.raw,storage=local"), "storage"),
         (("vm", "define", "web", "--disk", "size=many"), "many"),
         (("image", "create", "x", "--size", "0"), "--size"),
+        (("image", "create", " ", "--size", "1G"), "NAME"),
         (("storage", "create", "x", "fs", "--type", "posixfs"), "--vfs-type"),
         (("storage", "remove", "local", "--destroy"), "--yes"),
     ],
