@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cli, daemon, ping, transfers, vm_start, vm_stats
+from bench import cli, daemon, ping, storage, transfers, vm_start, vm_stats
 from bench.figures import Figure, as_json, finish
 
 MEASUREMENTS: dict[str, Callable[[], list[Figure]]] = {
@@ -17,6 +17,7 @@ MEASUREMENTS: dict[str, Callable[[], list[Figure]]] = {
     "daemon": daemon.figures,
     "cli": cli.figures,
     "vm_start": vm_start.figures,
+    "storage": storage.figures,
     "transfers": transfers.figures,
 }
 

@@ -188,6 +188,7 @@ class DomainWork:
             Unfinished: it has not ended in time, and goes on.
         """
         self._perform(self._kinds.make, Making(request), request.id)
+        self._domains.note_made(request)
         return self._domains.find(request.id)
 
     def format(self, domain_id: DomainId, *, auto_detach: bool = False) -> None:

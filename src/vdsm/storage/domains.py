@@ -203,6 +203,14 @@ class Domains:
             domain_maker.remove_domain(self._opener.files(mount_path), mount_path, domain_id)
         self.forget_whole(domain_id)
 
+    def note_made(self, request: NewDomain) -> None:
+        """Know where a domain was made, so that it need not be looked for everywhere.
+
+        Raises:
+            NotMounted: that is not connected any more.
+        """
+        self._places.note(self.place_for(request).path, request.id)
+
     def place_for(self, request: NewDomain) -> Mount:
         """Where a new domain is to be made.
 
