@@ -51,7 +51,9 @@ def nodes(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., li
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
     """Keep the logs of a failed test's nodes, while they are still there."""
     report = yield
-    if report.failed and (found := item.stash.get(_LAB, None)) is not None and found.running:
+    # Those of a whole module were got without ``nodes``.
+    found = item.stash.get(_LAB, None) or getattr(item, "funcargs", {}).get("lab")
+    if report.failed and found is not None and found.running:
         name = re.sub(r"[^A-Za-z0-9_.-]+", "_", item.name)
         kept = KEPT / f"{name}-{call.when}-{time.strftime('%m%d-%H%M%S')}"
         found.keep_logs(kept)
