@@ -311,6 +311,10 @@ class TestDataCentre:
 
 
 class TestDisks:
+    @pytest.fixture
+    def centre(self, shared: EngineDisks) -> EngineDisks:
+        return shared
+
     @pytest.mark.parametrize(
         ("volume_format", "allocation", "words"),
         [
@@ -402,6 +406,8 @@ class TestDisks:
             vms.run_vm(vm_id, xml)
         assert not (agent.run_dir / "storage" / centre.domain_id).exists()
 
+
+class TestOtherDomains:
     def test_a_disk_moves_to_another_domain(self, centre: EngineDisks, place: Callable[[str], Path]) -> None:
         directory = place("second")
         second = centre.add_second(str(directory))
