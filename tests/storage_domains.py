@@ -16,6 +16,7 @@ from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.ids import DomainId, new_id
 from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import StorageType
+from vdsm.storage.localfiles import LocalFiles
 
 SAMPLE = Path(__file__).parent / "samples" / "storage" / "filedomain-v5.tar.xz"
 SAMPLE_ID = DomainId("5da00001-1001-4000-8000-0000000010ca")
@@ -65,3 +66,35 @@ def format_leases(areas: Areas | None, root: str, described: DomainMetadata) -> 
 def unpack_sample(root: Path) -> None:
     with lzma.open(SAMPLE) as packed, tarfile.open(fileobj=packed) as archive:
         archive.extractall(root)
+
+
+class Full(LocalFiles):
+    """A file system that is full from the n-th change on, until told otherwise."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def _take(self) -> None:
+        self.room -= 1
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+
+    def create(self, path: str, data: bytes = b"", *, mode: int = 0o644) -> None:
+        self._take()
+        super().create(path, data, mode=mode)
+
+    def mkdir(self, path: str, *, mode: int = 0o755) -> None:
+        self._take()
+        super().mkdir(path, mode=mode)
+
+    def truncate(self, path: str, size: int, *, create: bool = False, mode: int = 0o644) -> None:
+        self._take()
+        super().truncate(path, size, create=create, mode=mode)
+
+    def replace(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        self._take()
+        super().replace(path, data, mode=mode)
+
+    def write_at(self, path: str, offset: int, data: bytes, *, direct: bool = False) -> None:
+        self._take()
+        super().write_at(path, offset, data, direct=direct)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from test_storage_domains import Full, attach, fill
+from test_storage_domains import attach, fill
 
 from domain_parts import LocalDoors, Place, registry, request
 from dooms import memory_directory
+from storage_domains import Full
 from vdsm.operations.host_journal import HostJournal
 from vdsm.operations.kinds import Kinds
 from vdsm.operations.locks import Locks

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import domain_parts
+from domain_parts import Bound, eventually
 from needs import needs
 from vdsm.base.errors import NotResponding, Unfinished, Unreachable, VdsmError
 from vdsm.storage.access import FileAccess
@@ -33,42 +33,11 @@ def pool() -> Iterator[HelperPool]:
     assert pool.stop(20)
 
 
-@dataclass
-class Bound:
-    """A directory that is seen through a FUSE file system, which can be stopped."""
-
-    mount: Path
-    server: subprocess.Popen[bytes]
-
-    def freeze(self) -> None:
-        self.server.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.server.send_signal(signal.SIGCONT)
-
-
 @pytest.fixture
 def bound(tmp_path: Path) -> Iterator[Bound]:
-    real, mount = tmp_path / "real", tmp_path / "mount"
-    real.mkdir()
-    mount.mkdir()
-    server = subprocess.Popen(["bindfs", "-f", real, mount])
-    try:
-        eventually(lambda: os.path.ismount(mount))
-        # Names must be new to the kernel: it answers from memory for a second.
-        yield Bound(mount, server)
-    finally:
-        server.send_signal(signal.SIGCONT)
-        subprocess.run(["umount", "-l", mount], check=False, timeout=20)
-        server.terminate()
-        server.wait(20)
-
-
-def eventually(holds: Callable[[], object], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.02)
+    # Names must be new to the kernel: it answers from memory for a second.
+    with domain_parts.bound(tmp_path / "real", tmp_path / "mount") as made:
+        yield made
 
 
 def stats_of(pool: HelperPool, domain: str) -> HelperStats:

@@ -16,7 +16,7 @@ import pytest
 
 from domain_parts import Bound, LocalDoors, PaperLocks, Place, bound, eventually, mounted, registry, request
 from needs import needs
-from storage_domains import SAMPLE_ID, unpack_sample
+from storage_domains import SAMPLE_ID, Full, unpack_sample
 from vdsm.base.errors import NotResponding, Unfinished, VdsmError
 from vdsm.storage.domain_errors import DomainAttached, DomainNotReady, LongDescription, NoAccess, NotMounted
 from vdsm.storage.domain_maker import NewDomain, parse_version
@@ -261,38 +261,6 @@ def test_place_that_metadata_cannot_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameter):
         registry([place]).create(request(place))
     assert list(Path(place.path).iterdir()) == []
-
-
-class Full(LocalFiles):
-    """A file system that is full from the n-th change on, until told otherwise."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-
-    def _take(self) -> None:
-        self.room -= 1
-        if self.room < 0:
-            raise OSError(28, "No space left on device")
-
-    def create(self, path: str, data: bytes = b"", *, mode: int = 0o644) -> None:
-        self._take()
-        super().create(path, data, mode=mode)
-
-    def mkdir(self, path: str, *, mode: int = 0o755) -> None:
-        self._take()
-        super().mkdir(path, mode=mode)
-
-    def truncate(self, path: str, size: int, *, create: bool = False, mode: int = 0o644) -> None:
-        self._take()
-        super().truncate(path, size, create=create, mode=mode)
-
-    def replace(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
-        self._take()
-        super().replace(path, data, mode=mode)
-
-    def write_at(self, path: str, offset: int, data: bytes, *, direct: bool = False) -> None:
-        self._take()
-        super().write_at(path, offset, data, direct=direct)
 
 
 def test_full_file_system_at_each_write_leaves_nothing(tmp_path: Path) -> None:

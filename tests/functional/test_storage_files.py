@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from needs import needs, require
-from storage_domains import NOW_S, SAMPLE_ID, Areas, file_domain, metadata, unpack_sample
+from storage_domains import NOW_S, SAMPLE_ID, Areas, Full, file_domain, metadata, unpack_sample
 from vdsm.base.errors import VdsmError
 from vdsm.storage import plans
 from vdsm.storage.backend import Area, Inventory
@@ -415,38 +415,6 @@ def test_domain_is_made_once_and_taken_away_whole(tmp_path: Path) -> None:
 def file_domain_in(root: Path) -> FileBackend:
     root.mkdir()
     return file_domain(LocalFiles(), root, metadata())
-
-
-class Full(LocalFiles):
-    """A file system that is full from the n-th change on."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-
-    def _take(self) -> None:
-        self.room -= 1
-        if self.room < 0:
-            raise OSError(28, "No space left on device")
-
-    def create(self, path: str, data: bytes = b"", *, mode: int = 0o644) -> None:
-        self._take()
-        super().create(path, data, mode=mode)
-
-    def mkdir(self, path: str, *, mode: int = 0o755) -> None:
-        self._take()
-        super().mkdir(path, mode=mode)
-
-    def truncate(self, path: str, size: int, *, create: bool = False, mode: int = 0o644) -> None:
-        self._take()
-        super().truncate(path, size, create=create, mode=mode)
-
-    def replace(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
-        self._take()
-        super().replace(path, data, mode=mode)
-
-    def write_at(self, path: str, offset: int, data: bytes, *, direct: bool = False) -> None:
-        self._take()
-        super().write_at(path, offset, data, direct=direct)
 
 
 def test_full_file_system_at_each_write_leaves_nothing_of_a_domain(tmp_path: Path) -> None:
