@@ -190,6 +190,16 @@ def recovers(world: World) -> None:
     eventually(answers, "its verbs answer again", DEADLINE_S)
 
 
+def manages(world: World) -> None:
+    """The host becomes the pool's manager (SPM) by itself."""
+
+    def spm() -> bool:
+        answer = world.agent.rpc("StoragePool.getSpmStatus", {"storagepoolID": world.good["pool_id"]})
+        return "result" in answer and answer["result"]["spmStatus"] == "SPM"
+
+    eventually(spm, "the host is the SPM", DEADLINE_S)
+
+
 def indifferent(world: World, image: str, volume: str) -> None:
     """All that has nothing to do with the frozen domain answers."""
     good = {"storagedomainID": world.good["domain_id"]}
@@ -294,6 +304,16 @@ def test_tasks_at_the_frozen_domain_hold_up_no_others(beside: World) -> None:
                 asked.append(answer["result"])
             else:
                 assert names(world, answer["error"]["message"]), answer
+        domain = {"storagedomainID": world.bad["domain_id"]}
+        for method, params in (
+            ("StorageDomain.validate", domain),
+            ("StorageDomain.setDescription", {**domain, "description": "x"}),
+        ):
+            error = world.refused(method, **params)
+            assert names(world, error["message"]), error
+        place = {"id": str(uuid.uuid4()), "connection": str(world.mount)}
+        (found,) = world.ask("StoragePool.connectStorageServer", domainType=4, connectionParams=[place])
+        assert found["status"] == 477
         make_image(world, world.good)
         statuses = world.ask("Host.getAllTasksStatuses")
         assert set(asked) <= set(statuses)
@@ -335,11 +355,7 @@ def test_agent_ends_and_begins_beside_a_frozen_domain(beside: World) -> None:
         agent.start("vdsmd")
         agent.wait_ready()
         eventually(lambda: world.valid(world.good), "the other domain is watched", DEADLINE_S)
-        eventually(
-            lambda: world.ask("StoragePool.getSpmStatus", storagepoolID=world.good["pool_id"])["spmStatus"] == "SPM",
-            "the host is the SPM",
-            DEADLINE_S,
-        )
+        manages(world)
         make_image(world, world.good)
         indifferent(world, image, volume)
 
@@ -370,4 +386,5 @@ def test_master_is_frozen() -> None:
 
             eventually(told, "why the storage is not there is told", DEADLINE_S)
             assert found.ask("StorageDomain.getImages", storagedomainID=found.good["domain_id"]) == [image]
+        manages(found)
         make_image(found, found.good)
