@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import cli, daemon, ping, storage, transfers, vm_start, vm_stats
-from bench.figures import Figure, as_json, finish
+from bench.figures import Figure, as_json, end_on_signals, finish
 
 MEASUREMENTS: dict[str, Callable[[], list[Figure]]] = {
     "ping": ping.figures,
@@ -29,6 +29,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - MEASUREMENTS.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    end_on_signals()
     before = os.getloadavg()[0]
     found = [figure for name in options.names or MEASUREMENTS for figure in MEASUREMENTS[name]()]
     found.append(Figure("load of the machine before", before, "", note="from others: makes figures worse"))

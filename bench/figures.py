@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -75,6 +76,11 @@ def table(figures: Iterable[Figure]) -> str:
 def as_json(figures: Iterable[Figure]) -> str:
     """The figures for programs."""
     return json.dumps([{**asdict(figure), "holds": figure.holds} for figure in figures], indent=1)
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM end a measurement as an exception does: what it has started and made goes with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def finish(figures: Sequence[Figure]) -> int:

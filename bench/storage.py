@@ -25,7 +25,7 @@ from pathlib import Path
 from bench import data_centre
 from bench.agents import Agent, Helper, Place, place
 from bench.data_centre import COW, MIB, RAW, DataCentre
-from bench.figures import Figure, finish, median_of, progress
+from bench.figures import Figure, end_on_signals, finish, median_of, progress
 from bench.quiet import rest
 from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.oop.pool import HelperPool
@@ -249,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=sorted(PARTS))
     options = parser.parse_args(argv)
+    end_on_signals()
     return finish(PARTS[options.part]() if options.part else figures())
 
 
