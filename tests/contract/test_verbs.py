@@ -22,6 +22,7 @@ from vdsm.bindings.verbs import Side, bind
 from vdsm.services.definitions import DefinitionService
 from vdsm.services.hosts import HostService
 from vdsm.services.own_storage import OwnStorage
+from vdsm.services.storage_checks import StorageCheckService
 from vdsm.services.storage_connections import StorageConnectionService
 from vdsm.services.storage_domains import StorageDomainService
 from vdsm.services.storage_hosts import HostStorageService
@@ -46,6 +47,7 @@ SERVICES = {
     "StorageConnections": StorageConnectionService,
     "StorageMerges": StorageMergeService,
     "StorageDomain": StorageDomainService,
+    "StorageChecks": StorageCheckService,
     "Image": ImageService,
     "Volume": VolumeService,
     "SDM": VolumeJobService,
