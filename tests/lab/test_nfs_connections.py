@@ -7,21 +7,23 @@ that dies is another node: the kernel's client knows a server again by other add
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
 
+from .channel import Running
 from .deadlines import eventually
+from .lab import Lab
 from .node import Node
 from .roles.nfs import NfsServer
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(600)]
 
 GOOD: Final = "127.0.0.2"
-DEADLINE_S: Final = 12
+DEADLINE_S: Final = 10
 MNT: Final = "/rhev/data-center/mnt"
-PYTHON: Final = "/opt/vdsm/.venv/bin/python"
 CONFIG: Final = f"""[storage]
 mount_deadline_s = {DEADLINE_S}
 [supervdsm]
@@ -39,67 +41,88 @@ HOST: Final = """set -e
 getent group vdsm >/dev/null || groupadd -g 36 vdsm
 getent passwd vdsm >/dev/null || useradd -u 36 -g vdsm -M -s /bin/false vdsm
 mkdir -p /etc/vdsm /var/log/vdsm
+install -d -o 36 -g 36 /run/vdsm
 setsid -f /opt/vdsm/.venv/bin/supervdsmd >/var/log/supervdsmd.out 2>&1 </dev/null
-"""
+setsid -f setpriv --reuid 36 --regid 36 --clear-groups /opt/vdsm/.venv/bin/python /run/agent.py DEADLINE_S \
+  >/var/log/agent.log 2>&1 </dev/null
+""".replace("DEADLINE_S", str(DEADLINE_S))
 AGENT: Final = """
-import json, sys, time
+import json, socketserver, sys, time
 from vdsm.privileged.client import PrivilegedClient
-from vdsm.storage.connections import Connection, Connections
+from vdsm.storage.connection.connections import Connection, Connections
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.repository import Repository
+from vdsm.storage.connection.repository import Repository
 
-asked = json.loads(sys.argv[1])
-privileged = PrivilegedClient("/run/vdsm/svdsm.sock", 60, mount_deadline_s=asked["deadline_s"])
-if asked["verb"] == "prepare":
-    privileged.prepare_repository()
-connections = Connections(Repository(), privileged, mount_deadline_s=asked["deadline_s"])
-requests = [Connection(type=StorageType.NFS, **fields) for fields in asked.get("connections", [])]
-start = time.monotonic()
-found = []
-if asked["verb"] in ("connect", "connect twice"):
-    found = connections.connect(requests)
-if asked["verb"] == "connect twice":
-    assert connections.connect(requests) == found
-if asked["verb"] == "disconnect":
-    found = connections.disconnect(requests)
-codes = {status.id: status.code for status in found}
-listed = {item.path: [item.type.value, item.spec] for item in connections.mounts()}
-seconds = time.monotonic() - start
-print(json.dumps({"codes": codes, "mounts": listed, "seconds": seconds, "abandoned": privileged.abandoned()}))
+DEADLINE_S = float(sys.argv[1])
+
+def answer(asked):
+    # As a new process has it: nothing is remembered.
+    privileged = PrivilegedClient("/run/vdsm/svdsm.sock", 60, mount_deadline_s=DEADLINE_S)
+    if asked["verb"] == "prepare":
+        privileged.prepare_repository()
+    connections = Connections(Repository(), privileged, mount_deadline_s=DEADLINE_S)
+    requests = [Connection(type=StorageType.NFS, **fields) for fields in asked["connections"]]
+    start = time.monotonic()
+    found = []
+    if asked["verb"] in ("connect", "connect twice"):
+        found = connections.connect(requests)
+    if asked["verb"] == "connect twice":
+        assert connections.connect(requests) == found
+    if asked["verb"] == "disconnect":
+        found = connections.disconnect(requests)
+    codes = {status.id: status.code for status in found}
+    listed = {item.path: [item.type.value, item.spec] for item in connections.mounts()}
+    seconds = time.monotonic() - start
+    return {"codes": codes, "mounts": listed, "seconds": seconds, "abandoned": privileged.abandoned()}
+
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(json.dumps(answer(json.loads(self.rfile.readline()))).encode())
+
+class Server(socketserver.ThreadingUnixStreamServer):
+    pass
+
+Server("/run/vdsm/agent.sock", Handler).serve_forever()
 """
 
 
 class Host:
-    """The node, with one new process of user 36 for each question."""
+    """The node, with an agent of user 36 that remembers nothing from one question to the next."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         node.push("/run/agent.py", AGENT)
         node.push("/etc/vdsm/vdsm.toml", CONFIG)
         node.run(HOST, timeout_s=120)
-        eventually(lambda: node.run("test -S /run/vdsm/svdsm.sock", check=False).code == 0, "supervdsmd", 120)
+        for socket in ("svdsm", "agent"):
+            ready = f"test -S /run/vdsm/{socket}.sock"
+            eventually(lambda ready=ready: node.run(ready, check=False).code == 0, "the daemons", 120)
         self.ask("prepare")
 
     def ask(self, verb: str, *connections: dict[str, Any]) -> dict[str, Any]:
-        return self._answer(self.begin(verb, *connections))
+        return self.finish(self.begin(verb, *connections))
 
-    def begin(self, verb: str, *connections: dict[str, Any]) -> Callable[[], str]:
-        asked = json.dumps({"verb": verb, "connections": connections, "deadline_s": DEADLINE_S})
-        words = ["setpriv", "--reuid", "36", "--regid", "36", "--clear-groups", PYTHON, "/run/agent.py", asked]
-        running = self.node.start(words, timeout_s=240)
-        return lambda: running.wait().text
+    def begin(self, verb: str, *connections: dict[str, Any]) -> Running:
+        return self.node.start_call(_ask, json.dumps({"verb": verb, "connections": connections}), timeout_s=240)
 
-    @staticmethod
-    def _answer(text: Callable[[], str]) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(text())
+    def finish(self, running: Running) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.node.result(running))
         return found
-
-    def finish(self, text: Callable[[], str]) -> dict[str, Any]:
-        return self._answer(text)
 
     def options(self, target: str) -> set[str]:
         text = self.node.run(["findmnt", "-rno", "OPTIONS", "--mountpoint", target]).text
         return set(text.strip().split(","))
+
+
+def _ask(line: str) -> str:
+    """In a node: one question to the agent."""
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(200)
+        connection.connect("/run/vdsm/agent.sock")
+        connection.sendall(line.encode() + b"\n")
+        return connection.makefile().read()
 
 
 def nfs(spec: str, ident: str = "c", **fields: Any) -> dict[str, Any]:
@@ -110,11 +133,22 @@ def place(spec: str) -> str:
     return f"{MNT}/{spec.replace('_', '__').replace('/', '_')}"
 
 
-def test_versions_options_and_squashed_root(nodes: Any) -> None:
-    (node,) = nodes(1)
-    host = Host(node)
-    server = NfsServer(node, GOOD)
+@pytest.fixture(scope="module")
+def parts(lab: Lab) -> Iterator[tuple[Host, NfsServer, NfsServer]]:
+    """The host, its own server, and the one that is another node's."""
+    node, away = lab.nodes(2, nics=["lan"])
+    with ThreadPoolExecutor() as pool:
+        ours = pool.submit(NfsServer, node, GOOD)
+        other = pool.submit(NfsServer, away, away.nic("lan0").ip)
+        found = Host(node), ours.result(), other.result()
     node.run(VERSIONS, timeout_s=120)
+    yield found
+    lab.end_nodes()
+
+
+def test_versions_options_and_squashed_root(parts: tuple[Host, NfsServer, NfsServer]) -> None:
+    host, server, _ = parts
+    node = host.node
     specs = {}
     for name, owner, mode in (
         ("good", "36:36", "755"),
@@ -125,7 +159,7 @@ def test_versions_options_and_squashed_root(nodes: Any) -> None:
         specs[name] = server.export(name, "rw,root_squash,no_subtree_check,sync")
         node.run(f"chown {owner} /export/{name} && chmod {mode} /export/{name}")
     good = specs["good"]
-    versions = {"3": "vers=3", "4.1": "vers=4.1", "auto": "vers=4.2"}
+    versions = {"3": "vers=3", "auto": "vers=4.2"}
     for version, shown in versions.items():
         connection = nfs(f"{good}//", protocol_version=version)
         answer = host.ask("connect twice", connection)
@@ -150,10 +184,10 @@ def test_versions_options_and_squashed_root(nodes: Any) -> None:
     assert {"timeo=200", "retrans=5", "noatime"} <= host.options(place(specs["group"]))
 
 
-def test_dead_server_hinders_nobody_and_is_forgotten_by_force(nodes: Any) -> None:
-    node, away = nodes(2, nics=["lan"])
-    host = Host(node)
-    servers = [NfsServer(node, GOOD), NfsServer(away, away.nic("lan0").ip)]
+def test_dead_server_hinders_nobody_and_is_forgotten_by_force(parts: tuple[Host, NfsServer, NfsServer]) -> None:
+    host, *servers = parts
+    node, away = host.node, servers[1].node
+    host.ask("disconnect", *(nfs(found[1]) for found in host.ask("look")["mounts"].values()))
     good, late, dead, other = (
         nfs(server.export(name), f"{name} of {server.ip}", protocol_version="4")
         for server in servers
