@@ -27,7 +27,7 @@ from bench.agents import Agent, Helper, Place, place
 from bench.data_centre import COW, MIB, RAW, DataCentre
 from bench.figures import Figure, end_on_signals, finish, median_of, progress
 from bench.quiet import rest
-from vdsm.storage.localfiles import LocalFiles
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.oop.pool import HelperPool
 
 CAPACITY = 1024 * MIB

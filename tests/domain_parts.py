@@ -16,16 +16,16 @@ from pathlib import Path
 from storage_domains import Areas
 from vdsm.storage.access import FileAccess
 from vdsm.storage.clusterlock import LeaseState, Membership
-from vdsm.storage.domain_maker import NewDomain
-from vdsm.storage.domain_opener import DomainTools, FileDoors
-from vdsm.storage.domains import Domains
+from vdsm.storage.domains.domain_maker import NewDomain
+from vdsm.storage.domains.domain_opener import DomainTools, FileDoors
+from vdsm.storage.domains.domains import Domains
 from vdsm.storage.errors import HostIdFailed
+from vdsm.storage.files.image_maker import QemuImageMaker
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.formats import leases
 from vdsm.storage.formats.leases import Geometry, LeaseRecord
 from vdsm.storage.ids import DomainId, new_id
-from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.localfiles import LocalFiles
 
 
 @dataclass(frozen=True)

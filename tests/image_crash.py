@@ -35,7 +35,7 @@ from vdsm.base import persist
 from vdsm.operations.journal import FileJournal
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import SETTLED, Phase
-from vdsm.storage.localfiles import LocalFiles
+from vdsm.storage.files.localfiles import LocalFiles
 
 ID = "5b0f8a3e-0000-4000-8000-000000000002"
 Facts = dict[str, object]

@@ -12,16 +12,16 @@ from typing import cast
 from storage_domains import NOW_S, Areas, file_domain, metadata
 from vdsm.storage.access import FileAccess
 from vdsm.storage.clusterlock import ClusterLock
-from vdsm.storage.domain import Domain
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.executor import carry_out
-from vdsm.storage.file_backend import FileBackend
-from vdsm.storage.files import FileDomainReader, find_domain
+from vdsm.storage.files.file_backend import FileBackend
+from vdsm.storage.files.files import FileDomainReader, find_domain
+from vdsm.storage.files.image_maker import QemuImageMaker
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef, new_id
-from vdsm.storage.image_maker import QemuImageMaker
+from vdsm.storage.images.mover import QemuImages
 from vdsm.storage.kinds import Allocation, DomainClass, StorageType, VolumeFormat
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.mover import QemuImages
 from vdsm.storage.plans import NewVolume, create
 
 MIB = 1 << 20

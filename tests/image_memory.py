@@ -9,19 +9,19 @@ from vdsm.operations.kinds import Kinds
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import OperationView, Phase
-from vdsm.storage.domain import Domain
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.errors import NoSuchDomain
 from vdsm.storage.executor import Watch
-from vdsm.storage.guarded_plan import Guard
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef
-from vdsm.storage.image_kinds import image_kinds
-from vdsm.storage.job_kinds import job_kinds
+from vdsm.storage.images.guarded_plan import Guard
+from vdsm.storage.images.image_kinds import image_kinds
+from vdsm.storage.images.job_kinds import job_kinds
+from vdsm.storage.images.volume_kinds import CreateVolume
 from vdsm.storage.kinds import StorageType, VolumeFormat
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.lock_twin import SharedDisk, TwinHost, TwinLock
+from vdsm.storage.locks.lock_twin import SharedDisk, TwinHost, TwinLock
 from vdsm.storage.memory import MemoryBackend
 from vdsm.storage.steps import Backing
-from vdsm.storage.volume_kinds import CreateVolume
 
 MIB = 1 << 20
 

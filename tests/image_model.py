@@ -16,13 +16,13 @@ from vdsm.operations.kinds import Kind
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import Phase
 from vdsm.storage.chain import differences
-from vdsm.storage.domain import Domain
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef
-from vdsm.storage.image_kinds import DeleteImage, ImageKinds
-from vdsm.storage.job_kinds import JobKinds, MergeJob
+from vdsm.storage.images.image_kinds import DeleteImage, ImageKinds
+from vdsm.storage.images.job_kinds import JobKinds, MergeJob
+from vdsm.storage.images.merge_kinds import Subchain
+from vdsm.storage.images.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 from vdsm.storage.kinds import VolumeFormat, VolumeKind
-from vdsm.storage.merge_kinds import Subchain
-from vdsm.storage.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 
 BLOCK = 65536
 SIZE = 16 * BLOCK

@@ -13,21 +13,21 @@ from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.storage import plans
 from vdsm.storage.access import FileAccess
-from vdsm.storage.domain import Domain
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.errors import NoSuchDomain
 from vdsm.storage.executor import carry_out
-from vdsm.storage.file_backend import FileBackend
-from vdsm.storage.guarded_plan import Guard
+from vdsm.storage.files.file_backend import FileBackend
+from vdsm.storage.files.image_maker import QemuImageMaker
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef
-from vdsm.storage.image_kinds import ImageKinds, image_kinds
-from vdsm.storage.image_maker import QemuImageMaker
-from vdsm.storage.job_kinds import JobKinds, job_kinds
+from vdsm.storage.images.guarded_plan import Guard
+from vdsm.storage.images.image_kinds import ImageKinds, image_kinds
+from vdsm.storage.images.job_kinds import JobKinds, job_kinds
+from vdsm.storage.images.mover import QemuImages
+from vdsm.storage.images.volume_tools import QemuTools
 from vdsm.storage.kinds import Allocation, StorageType, VolumeFormat
-from vdsm.storage.local_lock import LocalLock
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.mover import QemuImages
+from vdsm.storage.locks.local_lock import LocalLock
 from vdsm.storage.plans import NewVolume
-from vdsm.storage.volume_tools import QemuTools
 
 MIB = 1 << 20
 DOMAIN = DomainId("d0000000-0000-4000-8000-000000000001")

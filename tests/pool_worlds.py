@@ -17,20 +17,20 @@ from vdsm.operations.host_journal import HostJournal
 from vdsm.operations.kinds import Kind
 from vdsm.operations.locks import Locks
 from vdsm.storage.backend import LeaseWriter
-from vdsm.storage.domain_maker import NewDomain
-from vdsm.storage.domain_opener import DomainTools, FileDoors, LockMaker
-from vdsm.storage.domains import Domains
+from vdsm.storage.connection.repository import Repository
+from vdsm.storage.domains.domain_maker import NewDomain
+from vdsm.storage.domains.domain_opener import DomainTools, FileDoors, LockMaker
+from vdsm.storage.domains.domains import Domains
+from vdsm.storage.domains.monitor import Monitors
+from vdsm.storage.files.image_maker import QemuImageMaker
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import Geometry
 from vdsm.storage.ids import DomainId, PoolId, new_id
-from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.local_lock import LocalLock
-from vdsm.storage.lock_twin import TwinHost
-from vdsm.storage.monitor import Monitors
-from vdsm.storage.pools import PoolParts, Pools
-from vdsm.storage.repository import Repository
-from vdsm.storage.tasks import Tasks, TaskStatus
+from vdsm.storage.locks.local_lock import LocalLock
+from vdsm.storage.locks.lock_twin import TwinHost
+from vdsm.storage.pool.pools import PoolParts, Pools
+from vdsm.storage.pool.tasks import Tasks, TaskStatus
 
 POOL = PoolId("5bb00001-0000-4000-8000-000000000001")
 SLOW_S = 90.0

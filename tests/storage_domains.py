@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from vdsm.storage.access import FileAccess
-from vdsm.storage.domain_maker import create_domain
-from vdsm.storage.file_backend import FileBackend
+from vdsm.storage.domains.domain_maker import create_domain
+from vdsm.storage.files.file_backend import FileBackend
+from vdsm.storage.files.image_maker import QemuImageMaker
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.formats import leases, tree
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.ids import DomainId, new_id
-from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.localfiles import LocalFiles
 
 SAMPLE = Path(__file__).parent / "samples" / "storage" / "filedomain-v5.tar.xz"
 SAMPLE_ID = DomainId("5da00001-1001-4000-8000-0000000010ca")

@@ -42,36 +42,36 @@ from vdsm.services.storage_pools import StorageMergeService, StoragePoolService
 from vdsm.services.storage_spm import SpmDoor
 from vdsm.services.storage_tasks import TaskService
 from vdsm.services.storage_volumes import VolumeService
-from vdsm.storage.check import DomainChecker
-from vdsm.storage.connections import Connections, NfsDefaults
-from vdsm.storage.copy_jobs import copy_data
-from vdsm.storage.copying import Copier
-from vdsm.storage.domain_opener import DomainTools
-from vdsm.storage.domain_work import DomainKinds, DomainWork
-from vdsm.storage.domains import Domains
-from vdsm.storage.external_leases import ExternalLeases
+from vdsm.storage.checks.check import DomainChecker
+from vdsm.storage.checks.repair import DomainRepair
+from vdsm.storage.connection.connections import Connections, NfsDefaults
+from vdsm.storage.connection.repository import Repository
+from vdsm.storage.domains.domain_opener import DomainTools
+from vdsm.storage.domains.domain_work import DomainKinds, DomainWork
+from vdsm.storage.domains.domains import Domains
+from vdsm.storage.domains.monitor import DomainReport, Monitors
+from vdsm.storage.files.image_maker import QemuImageMaker
 from vdsm.storage.formats import tree
-from vdsm.storage.guarded_plan import Guard
 from vdsm.storage.ids import BLANK, DomainId
-from vdsm.storage.image_kinds import image_kinds
-from vdsm.storage.image_maker import QemuImageMaker
-from vdsm.storage.image_queries import ImageQueries
-from vdsm.storage.images import ImageChanges
-from vdsm.storage.job_kinds import job_kinds
-from vdsm.storage.jobs import Jobs
-from vdsm.storage.lock_maker import lock_maker
-from vdsm.storage.monitor import DomainReport, Monitors
-from vdsm.storage.mover import QemuImages
+from vdsm.storage.images.copy_jobs import copy_data
+from vdsm.storage.images.copying import Copier
+from vdsm.storage.images.guarded_plan import Guard
+from vdsm.storage.images.image_kinds import image_kinds
+from vdsm.storage.images.image_queries import ImageQueries
+from vdsm.storage.images.images import ImageChanges
+from vdsm.storage.images.job_kinds import job_kinds
+from vdsm.storage.images.jobs import Jobs
+from vdsm.storage.images.mover import QemuImages
+from vdsm.storage.images.preparing import Preparer
+from vdsm.storage.images.volume_tools import QemuTools
+from vdsm.storage.leases.external_leases import ExternalLeases
+from vdsm.storage.locks.lock_maker import lock_maker
+from vdsm.storage.locks.sanlock_lock import SanlockLeases, SanlockSettings
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
-from vdsm.storage.pool_errors import NoSuchPool
-from vdsm.storage.pools import PoolParts, Pools
-from vdsm.storage.preparing import Preparer
-from vdsm.storage.repair import DomainRepair
-from vdsm.storage.repository import Repository
-from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
-from vdsm.storage.tasks import Tasks
-from vdsm.storage.volume_tools import QemuTools
+from vdsm.storage.pool.pool_errors import NoSuchPool
+from vdsm.storage.pool.pools import PoolParts, Pools
+from vdsm.storage.pool.tasks import Tasks
 from vdsm.system.sanlock.daemon import Daemon
 
 log = logging.getLogger(__name__)

@@ -23,9 +23,9 @@ from vdsm.storage.errors import HostIdFailed, InvalidParameter, LeaseFailed, Lea
 from vdsm.storage.formats.leases import MIB, Geometry, LeaseRecord
 from vdsm.storage.ids import DomainId, new_id
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.local_lock import LocalLock
-from vdsm.storage.lock_twin import SharedDisk, TwinHost
-from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
+from vdsm.storage.locks.local_lock import LocalLock
+from vdsm.storage.locks.lock_twin import SharedDisk, TwinHost
+from vdsm.storage.locks.sanlock_lock import SanlockLeases, SanlockSettings
 from vdsm.system.sanlock.daemon import Daemon
 
 SHAPE = Geometry()

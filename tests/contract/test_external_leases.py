@@ -17,8 +17,8 @@ from vdsm.operations.manager import Operations
 from vdsm.operations.records import Phase
 from vdsm.storage.backend import Area
 from vdsm.storage.clusterlock import Membership
-from vdsm.storage.domain import Domain
-from vdsm.storage.domain_maker import create_domain
+from vdsm.storage.domains.domain import Domain
+from vdsm.storage.domains.domain_maker import create_domain
 from vdsm.storage.errors import (
     Damaged,
     GenerationMismatch,
@@ -29,19 +29,19 @@ from vdsm.storage.errors import (
     UnsupportedOperation,
     WrongJob,
 )
-from vdsm.storage.external_leases import AddLease, ExternalLeases, RemoveLease
-from vdsm.storage.file_backend import FileBackend
+from vdsm.storage.files.file_backend import FileBackend
+from vdsm.storage.files.image_maker import QemuImageMaker
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.formats import xleases
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import MIB, JobStatus, JobValue, LeaseRecord
 from vdsm.storage.ids import DomainId, LeaseId, new_id
-from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import DomainClass, StorageType
-from vdsm.storage.lease_index import LeaseAreas, LeaseIndex, Rebuilt
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.lock_twin import SharedDisk, TwinHost
+from vdsm.storage.leases.external_leases import AddLease, ExternalLeases, RemoveLease
+from vdsm.storage.leases.lease_index import LeaseAreas, LeaseIndex, Rebuilt
+from vdsm.storage.locks.lock_twin import SharedDisk, TwinHost
+from vdsm.storage.locks.sanlock_lock import SanlockLeases, SanlockSettings
 from vdsm.storage.memory import MemoryBackend
-from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
 from vdsm.system.sanlock.daemon import Daemon
 
 SANLOCK_DIR = os.environ.get("VDSM_SANLOCK_DIR", "")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vdsm.storage.access import MAX_BYTES, FileAccess, FileKind
-from vdsm.storage.localfiles import LocalFiles
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
 

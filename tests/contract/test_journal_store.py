@@ -11,7 +11,7 @@ import pytest
 from vdsm.operations.host_journal import HostJournal
 from vdsm.operations.journal import FileJournal, JournalStore, MemoryJournal
 from vdsm.operations.records import Fault, Phase, Record
-from vdsm.storage.localfiles import LocalFiles
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
 

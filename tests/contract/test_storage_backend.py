@@ -28,9 +28,9 @@ from vdsm.storage.errors import (
     WrongFormat,
 )
 from vdsm.storage.executor import carry_out
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.ids import DomainId, ImageId, ImageRef, VolumeId, VolumeRef, new_id
 from vdsm.storage.kinds import Allocation, DomainRole, Legality, StorageType, VolumeFormat, VolumeKind
-from vdsm.storage.localfiles import LocalFiles
 from vdsm.storage.memory import MemoryBackend
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.plans import NewVolume

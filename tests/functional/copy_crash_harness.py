@@ -31,14 +31,14 @@ from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import SETTLED, Phase
 from vdsm.services.storage_copies import copy_kinds
-from vdsm.storage.copy_jobs import CopyData, copy_data
-from vdsm.storage.copying import Copier, CopyVolume, MoveImage
 from vdsm.storage.executor import Watch
-from vdsm.storage.guarded_plan import Guard
 from vdsm.storage.ids import ImageId, ImageRef, VolumeId, VolumeRef
+from vdsm.storage.images.copy_jobs import CopyData, copy_data
+from vdsm.storage.images.copying import Copier, CopyVolume, MoveImage
+from vdsm.storage.images.guarded_plan import Guard
+from vdsm.storage.images.mover import QemuImages
+from vdsm.storage.images.structure_copies import CloneStructure, SyncData
 from vdsm.storage.kinds import Legality
-from vdsm.storage.mover import QemuImages
-from vdsm.storage.structure_copies import CloneStructure, SyncData
 
 IMAGE = ImageId("5b0f8a3e-0000-4000-8000-0000000000a0")
 TEMPLATE = ImageId("5b0f8a3e-0000-4000-8000-0000000000b0")

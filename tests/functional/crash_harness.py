@@ -39,7 +39,7 @@ from vdsm.operations.kinds import Kind, Kinds, Step, nothing
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import SETTLED, Phase, Record
-from vdsm.storage.localfiles import LocalFiles
+from vdsm.storage.files.localfiles import LocalFiles
 
 
 def forgetful_steps(thing: Thing) -> list[Step]:

@@ -24,13 +24,13 @@ from vdsm.operations.kinds import Kinds
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import SETTLED
-from vdsm.storage.domain_maker import NewDomain
-from vdsm.storage.domain_work import DomainKinds, DomainWork
-from vdsm.storage.domains import Domains
+from vdsm.storage.domains.domain_maker import NewDomain
+from vdsm.storage.domains.domain_work import DomainKinds, DomainWork
+from vdsm.storage.domains.domains import Domains
 from vdsm.storage.errors import DomainExists, NoSuchDomain
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.ids import DomainId
 from vdsm.storage.kinds import DomainClass, StorageType
-from vdsm.storage.localfiles import LocalFiles
 
 ID = DomainId("5b0f8a3e-0000-4000-8000-00000000d0a1")
 CHANGES = {"create", "replace", "write_at", "truncate", "mkdir", "rmdir", "unlink", "rename"}

@@ -15,12 +15,12 @@ from image_crash import ID, Case, Doom, DoomedFiles, Opened, main
 from image_worlds import DOMAIN, MIB, World, file_journal, make_world, open_world, volume
 from vdsm.operations.kinds import Kind
 from vdsm.storage.executor import carry_out
-from vdsm.storage.image_kinds import DeleteImage
-from vdsm.storage.job_kinds import MergeJob, UpdateVolume
+from vdsm.storage.images.image_kinds import DeleteImage
+from vdsm.storage.images.job_kinds import MergeJob, UpdateVolume
+from vdsm.storage.images.merge_kinds import Subchain
+from vdsm.storage.images.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 from vdsm.storage.kinds import Allocation, Legality, VolumeFormat
-from vdsm.storage.merge_kinds import Subchain
 from vdsm.storage.steps import Change
-from vdsm.storage.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 
 BASE, MIDDLE, LEAF = volume(1, 1), volume(1, 2), volume(1, 3)
 TEMPLATE, CLONE = volume(2, 1), volume(3, 1)

@@ -30,12 +30,12 @@ from vdsm.operations.records import SETTLED
 from vdsm.storage.executor import carry_out
 from vdsm.storage.formats.tasks import Job, Rollback, TaskRecord, TaskState, encode_task
 from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef, new_id
+from vdsm.storage.images.mover import QemuImages
 from vdsm.storage.kinds import AttachedStatus, VolumeFormat
-from vdsm.storage.mover import QemuImages
 from vdsm.storage.plans import NewVolume
 from vdsm.storage.plans import create as plan_create
-from vdsm.storage.pool_edits import amended
-from vdsm.storage.pool_errors import WrongMaster
+from vdsm.storage.pool.pool_edits import amended
+from vdsm.storage.pool.pool_errors import WrongMaster
 
 ACTIVE, ATTACHED = AttachedStatus.ACTIVE, AttachedStatus.ATTACHED
 Ids = list[DomainId]

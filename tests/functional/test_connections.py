@@ -25,10 +25,10 @@ from vdsm.privileged.calls import MountOutcome
 from vdsm.privileged.local import LocalPrivileged
 from vdsm.privileged.mount_rules import MountRules
 from vdsm.privileged.mounting import Mounting, Person
-from vdsm.storage.connections import Connection, Connections, Mounted, Status
+from vdsm.storage.connection.connections import Connection, Connections, Mounted, Status
+from vdsm.storage.connection.mount_table import MountTable
+from vdsm.storage.connection.repository import Repository
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.mount_table import MountTable
-from vdsm.storage.repository import Repository
 
 pytestmark = needs("root")
 

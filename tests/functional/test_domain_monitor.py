@@ -15,17 +15,17 @@ from storage_domains import Areas
 from vdsm.base.clock import monotonic_s
 from vdsm.base.errors import NotResponding
 from vdsm.storage.clusterlock import Membership
-from vdsm.storage.domain import Domain
-from vdsm.storage.domain_opener import DomainTools
-from vdsm.storage.domains import Domains
+from vdsm.storage.domains.domain import Domain
+from vdsm.storage.domains.domain_opener import DomainTools
+from vdsm.storage.domains.domains import Domains
+from vdsm.storage.domains.monitor import DomainReport, Monitors
+from vdsm.storage.files.image_maker import QemuImageMaker
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import Geometry
 from vdsm.storage.ids import DomainId, new_id
-from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import DomainClass, DomainRole, StorageType
-from vdsm.storage.local_lock import LocalLock
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.monitor import DomainReport, Monitors
+from vdsm.storage.locks.local_lock import LocalLock
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
 

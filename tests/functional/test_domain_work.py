@@ -19,11 +19,11 @@ from vdsm.operations.host_journal import HostJournal
 from vdsm.operations.kinds import Kinds
 from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
-from vdsm.storage.domain_errors import DomainAttached, LongDescription, NotMounted
-from vdsm.storage.domain_opener import FileDoors
-from vdsm.storage.domain_work import DomainKinds, DomainWork
+from vdsm.storage.domains.domain_errors import DomainAttached, LongDescription, NotMounted
+from vdsm.storage.domains.domain_opener import FileDoors
+from vdsm.storage.domains.domain_work import DomainKinds, DomainWork
 from vdsm.storage.errors import DomainExists, NoSpace, NoSuchDomain, StorageFailed
-from vdsm.storage.localfiles import LocalFiles
+from vdsm.storage.files.localfiles import LocalFiles
 
 HARNESS = Path(__file__).with_name("domain_crash.py")
 STRIDE = 1 if os.environ.get("VDSM_EXHAUSTIVE") else 23

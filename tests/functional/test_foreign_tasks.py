@@ -15,11 +15,11 @@ from vdsm.storage.backend import Backend
 from vdsm.storage.executor import carry_out
 from vdsm.storage.formats.tasks import Job, Outcome, Rollback, TaskRecord, TaskState, encode_task
 from vdsm.storage.ids import DomainId, ImageId, PoolId, VolumeId, VolumeRef, new_id
+from vdsm.storage.images.mover import QemuImages
 from vdsm.storage.kinds import AttachedStatus, VolumeFormat, VolumeKind
-from vdsm.storage.mover import QemuImages
 from vdsm.storage.plans import NewVolume
 from vdsm.storage.plans import create as plan_create
-from vdsm.storage.pool_errors import NoSuchTask
+from vdsm.storage.pool.pool_errors import NoSuchTask
 from vdsm.storage.steps import Change
 
 ACTIVE = AttachedStatus.ACTIVE

@@ -29,16 +29,16 @@ from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import OperationView, Phase
 from vdsm.services.storage_copies import copy_kinds
-from vdsm.storage.copy_jobs import CopyData, copy_data
-from vdsm.storage.copying import Copier, CopyVolume, MoveImage
-from vdsm.storage.domain import Domain
-from vdsm.storage.guarded_plan import Guard
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.ids import ImageId, VolumeId, VolumeRef, new_id
+from vdsm.storage.images.copy_jobs import CopyData, copy_data
+from vdsm.storage.images.copying import Copier, CopyVolume, MoveImage
+from vdsm.storage.images.guarded_plan import Guard
+from vdsm.storage.images.mover import Patience, QemuImages
+from vdsm.storage.images.structure_copies import CloneStructure, Part, SyncData
 from vdsm.storage.kinds import Allocation, Legality, StorageType, VolumeFormat, VolumeKind
-from vdsm.storage.mover import Patience, QemuImages
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
-from vdsm.storage.structure_copies import CloneStructure, Part, SyncData
 
 pytestmark = needs("program:qemu-img", "program:qemu-io")
 

@@ -18,15 +18,15 @@ from image_domains import COW, MIB, RAW, Storage, open_domain, refs, run
 from needs import needs
 from storage_domains import metadata
 from vdsm.base.errors import VdsmError
-from vdsm.storage.content import BLOCK, checksum
-from vdsm.storage.domain import Domain
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.errors import Damaged, UnsupportedOperation
 from vdsm.storage.ids import ImageId, VolumeId, VolumeRef, new_id
-from vdsm.storage.image_errors import CopyFailed, ImageRefused
+from vdsm.storage.images.content import BLOCK, checksum
+from vdsm.storage.images.image_errors import CopyFailed, ImageRefused
+from vdsm.storage.images.mover import Target
+from vdsm.storage.images.volume_tools import QemuTools
 from vdsm.storage.kinds import Allocation, StorageType, VolumeFormat
-from vdsm.storage.mover import Target
 from vdsm.storage.steps import Backing
-from vdsm.storage.volume_tools import QemuTools
 
 pytestmark = needs("program:qemu-img", "program:qemu-io")
 

@@ -21,17 +21,17 @@ from vdsm.base.errors import VdsmError
 from vdsm.operations.journal import MemoryJournal
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import OperationView, Phase
-from vdsm.storage.domain import Domain
+from vdsm.storage.connection.repository import Repository
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.errors import IllegalVolume, NoSpace, NoSuchImage, NoSuchVolume, StorageFailed, VolumeBusy
 from vdsm.storage.executor import carry_out
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.ids import PoolId, VolumeId, VolumeRef, new_id
-from vdsm.storage.image_kinds import DeleteImage
+from vdsm.storage.images.image_kinds import DeleteImage
+from vdsm.storage.images.preparing import Preparer
+from vdsm.storage.images.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 from vdsm.storage.kinds import Allocation, Legality, VolumeFormat, VolumeKind
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.preparing import Preparer
-from vdsm.storage.repository import Repository
 from vdsm.storage.steps import Change
-from vdsm.storage.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 
 pytestmark = needs("program:qemu-img", "program:qemu-io")
 

@@ -13,15 +13,15 @@ import pytest
 from image_memory import MemoryWorld, create
 from image_worlds import DOMAIN, MIB, World, make_world, open_world, volume
 from needs import needs
-from vdsm.storage import names
 from vdsm.storage.backend import DataFacts
 from vdsm.storage.clusterlock import LeaseState
 from vdsm.storage.errors import LeaseFailed, NoSuchDomain, NoSuchVolume
+from vdsm.storage.files import names
+from vdsm.storage.files.localfiles import LocalFiles
+from vdsm.storage.files.names import ImageNames
 from vdsm.storage.ids import DomainId, ImageId, VolumeId, VolumeRef, new_id
-from vdsm.storage.image_queries import ImageQueries
+from vdsm.storage.images.image_queries import ImageQueries
 from vdsm.storage.kinds import StorageType, VolumeFormat
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.names import ImageNames
 from vdsm.storage.oop.pool import HelperPool
 
 pytestmark = needs("program:qemu-img")

@@ -18,14 +18,14 @@ from needs import needs
 from vdsm.storage.errors import LeaseFailed, LeaseHeld
 from vdsm.storage.formats.leases import Geometry
 from vdsm.storage.ids import DomainId, new_id
-from vdsm.storage.local_lock import LocalLock
+from vdsm.storage.locks.local_lock import LocalLock
 
 DOMAIN = DomainId(new_id())
 # Takes the lock, starts a child that outlives it, and waits to be killed.
 HOLDER = """
 import subprocess, sys, time
 from vdsm.storage.formats.leases import Geometry
-from vdsm.storage.local_lock import LocalLock
+from vdsm.storage.locks.local_lock import LocalLock
 lock = LocalLock(sys.argv[1], sys.argv[2], "", Geometry())
 lock.join(1, wait_s=1)
 lock.acquire(lock.sdm, 1)

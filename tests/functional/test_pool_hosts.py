@@ -15,14 +15,14 @@ from domain_parts import eventually
 from pool_worlds import POOL, SLOW_S, Host, places
 from vdsm.base.clock import boottime_s
 from vdsm.operations.kinds import Kind, Policy, Run, Step
-from vdsm.storage.domain import Domain
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.errors import LeaseLost
 from vdsm.storage.ids import DomainId
 from vdsm.storage.kinds import AttachedStatus, DomainRole, StorageType
-from vdsm.storage.lock_twin import SharedDisk, TwinHost
-from vdsm.storage.pool_errors import NotSpm, TasksRunning
-from vdsm.storage.spm import SpmRole
-from vdsm.storage.write_gate import WriteGate
+from vdsm.storage.locks.lock_twin import SharedDisk, TwinHost
+from vdsm.storage.pool.pool_errors import NotSpm, TasksRunning
+from vdsm.storage.pool.spm import SpmRole
+from vdsm.storage.pool.write_gate import WriteGate
 
 ACTIVE = AttachedStatus.ACTIVE
 TASK = "0a000000-0000-4000-8000-000000000001"

@@ -20,23 +20,24 @@ from needs import needs
 from storage_domains import NOW_S, Areas, file_domain, metadata, unpack_sample
 from vdsm.operations.locks import Locks
 from vdsm.operations.records import Phase, Record
-from vdsm.storage import master, wants
+from vdsm.storage import wants
 from vdsm.storage.access import FileAccess
-from vdsm.storage.check import DomainChecker
-from vdsm.storage.check_facts import Finding, Word
-from vdsm.storage.domain import Domain
-from vdsm.storage.file_backend import FileBackend
+from vdsm.storage.checks.check import DomainChecker
+from vdsm.storage.checks.check_facts import Finding, Word
+from vdsm.storage.checks.repair import DomainRepair
+from vdsm.storage.domains.domain import Domain
+from vdsm.storage.files.file_backend import FileBackend
+from vdsm.storage.files.image_maker import QemuImageMaker
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.formats import leases, xleases
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.formats.volume import VolumeMetadata, encode_volume
 from vdsm.storage.ids import ImageId, ImageRef, LeaseId, VolumeId, VolumeRef, new_id
-from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import DomainRole, Legality, StorageType, VolumeKind
-from vdsm.storage.lease_index import LeaseIndex
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.lock_twin import SharedDisk, TwinHost
-from vdsm.storage.repair import DomainRepair
+from vdsm.storage.leases.lease_index import LeaseIndex
+from vdsm.storage.locks.lock_twin import SharedDisk, TwinHost
+from vdsm.storage.pool import master
 from vdsm.storage.steps import Change
 
 pytestmark = needs("program:qemu-img", "program:qemu-io")

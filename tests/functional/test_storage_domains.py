@@ -18,8 +18,8 @@ from domain_parts import Bound, LocalDoors, PaperLocks, Place, bound, eventually
 from needs import needs
 from storage_domains import SAMPLE_ID, Full, unpack_sample
 from vdsm.base.errors import NotResponding, Unfinished, VdsmError
-from vdsm.storage.domain_errors import DomainAttached, DomainNotReady, LongDescription, NoAccess, NotMounted
-from vdsm.storage.domain_maker import NewDomain, parse_version
+from vdsm.storage.domains.domain_errors import DomainAttached, DomainNotReady, LongDescription, NoAccess, NotMounted
+from vdsm.storage.domains.domain_maker import NewDomain, parse_version
 from vdsm.storage.errors import (
     BrokenSeal,
     Damaged,
@@ -31,12 +31,12 @@ from vdsm.storage.errors import (
     UnsupportedVersion,
     WrongBlockSize,
 )
-from vdsm.storage.files import FileDomainReader
+from vdsm.storage.files.files import FileDomainReader
+from vdsm.storage.files.localfiles import LocalFiles, LocalReader
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.formats.leases import MIB, Geometry
 from vdsm.storage.ids import DomainId, PoolId, new_id
 from vdsm.storage.kinds import AttachedStatus, DomainClass, DomainRole, StorageType
-from vdsm.storage.localfiles import LocalFiles, LocalReader
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
 

@@ -20,7 +20,7 @@ from vdsm.base.errors import VdsmError
 from vdsm.storage import plans
 from vdsm.storage.backend import Area, Inventory
 from vdsm.storage.chain import differences
-from vdsm.storage.domain_maker import NewDomain, create_domain, described, remove_domain
+from vdsm.storage.domains.domain_maker import NewDomain, create_domain, described, remove_domain
 from vdsm.storage.errors import (
     BrokenSeal,
     Damaged,
@@ -33,14 +33,14 @@ from vdsm.storage.errors import (
     WrongBlockSize,
 )
 from vdsm.storage.executor import carry_out
-from vdsm.storage.file_backend import FileBackend
-from vdsm.storage.files import FileDomainReader, find_domain
+from vdsm.storage.files.file_backend import FileBackend
+from vdsm.storage.files.files import FileDomainReader, find_domain
+from vdsm.storage.files.image_maker import QemuImageMaker
+from vdsm.storage.files.localfiles import LocalFiles, LocalReader
 from vdsm.storage.formats.leases import MIB, Geometry
 from vdsm.storage.formats.xleases import Index
 from vdsm.storage.ids import DomainId, ImageId, ImageRef, VolumeId, VolumeRef
-from vdsm.storage.image_maker import QemuImageMaker
 from vdsm.storage.kinds import Allocation, AttachedStatus, DomainRole, StorageType, VolumeFormat, VolumeKind
-from vdsm.storage.localfiles import LocalFiles, LocalReader
 from vdsm.storage.plans import NewVolume
 from vdsm.storage.steps import Plan
 

@@ -17,12 +17,12 @@ from vdsm.storage.errors import NoSuchDomain, UnsupportedVersion
 from vdsm.storage.executor import carry_out
 from vdsm.storage.formats.domain import LeaseParameters
 from vdsm.storage.ids import DomainId, ImageId, PoolId, VolumeId, VolumeRef, new_id
+from vdsm.storage.images.mover import QemuImages
 from vdsm.storage.kinds import AttachedStatus, DomainClass, DomainRole, StorageType, VolumeFormat
-from vdsm.storage.mover import QemuImages
 from vdsm.storage.oop.pool import HelperPool
 from vdsm.storage.oop.supervisor import HelperLimits
 from vdsm.storage.plans import NewVolume, create
-from vdsm.storage.pool_errors import (
+from vdsm.storage.pool.pool_errors import (
     AlreadyAttached,
     CannotBeMaster,
     DomainActive,
@@ -42,7 +42,7 @@ from vdsm.storage.pool_errors import (
     SpmNotStarted,
     WrongMaster,
 )
-from vdsm.storage.spm import SpmRole
+from vdsm.storage.pool.spm import SpmRole
 
 ACTIVE, ATTACHED = AttachedStatus.ACTIVE, AttachedStatus.ATTACHED
 

@@ -68,9 +68,9 @@ def format_leases(domain: str, ids: str, leases: str) -> list[str]:
     import sys
 
     sys.path[:0] = ["/opt/vdsm/src", "/opt/vdsm/.venv/lib/python3.11/site-packages"]
+    from vdsm.storage.files.localfiles import LocalFiles
     from vdsm.storage.formats.leases import MIB, Geometry
-    from vdsm.storage.localfiles import LocalFiles
-    from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
+    from vdsm.storage.locks.sanlock_lock import SanlockLeases, SanlockSettings
     from vdsm.system.sanlock.daemon import Daemon
 
     lock = SanlockLeases(Daemon(), SanlockSettings(io_timeout_s=5)).of(domain, ids, leases, Geometry())

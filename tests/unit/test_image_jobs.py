@@ -15,10 +15,10 @@ from vdsm.operations.manager import NoSuchOperation
 from vdsm.operations.records import JobStatus
 from vdsm.storage.formats.volume import VolumeMetadata
 from vdsm.storage.ids import VolumeRef, new_id
-from vdsm.storage.job_kinds import AmendVolume, BitmapJob, MergeJob, UpdateVolume, VolumeJob
-from vdsm.storage.jobs import Jobs, JobView
+from vdsm.storage.images.job_kinds import AmendVolume, BitmapJob, MergeJob, UpdateVolume, VolumeJob
+from vdsm.storage.images.jobs import Jobs, JobView
 from vdsm.storage.kinds import Legality, StorageType, VolumeFormat, VolumeKind
-from vdsm.storage.lock_twin import SharedDisk, TwinHost, TwinLock
+from vdsm.storage.locks.lock_twin import SharedDisk, TwinHost, TwinLock
 from vdsm.storage.steps import Change
 
 

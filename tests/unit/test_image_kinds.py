@@ -13,11 +13,11 @@ from vdsm.operations.locks import Mode, Resource
 from vdsm.operations.records import Fault, Phase, TaskResult, TaskState, task_words
 from vdsm.storage.errors import NoSpace, NoSuchImage, SharedVolume, WrongChain
 from vdsm.storage.ids import ImageId, VolumeId, VolumeRef, new_id
-from vdsm.storage.image_kinds import DeleteImage
-from vdsm.storage.images import ImageChanges
+from vdsm.storage.images.image_kinds import DeleteImage
+from vdsm.storage.images.images import ImageChanges
+from vdsm.storage.images.merge_kinds import Subchain
+from vdsm.storage.images.volume_kinds import DeleteVolumes, ExtendVolume
 from vdsm.storage.kinds import Allocation, Legality, VolumeFormat, VolumeKind
-from vdsm.storage.merge_kinds import Subchain
-from vdsm.storage.volume_kinds import DeleteVolumes, ExtendVolume
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 
 from domain_parts import Place, registry, request
 from vdsm.base.errors import VdsmError
-from vdsm.storage import iso_files
-from vdsm.storage.domain import Domain
-from vdsm.storage.domain_errors import NoFileList
+from vdsm.storage.domains import iso_files
+from vdsm.storage.domains.domain import Domain
+from vdsm.storage.domains.domain_errors import NoFileList
 from vdsm.storage.errors import InvalidParameter, StorageFailed
 from vdsm.storage.kinds import DomainClass
 

@@ -11,16 +11,16 @@ import pytest
 
 from vdsm.storage import guard
 from vdsm.storage.errors import Damaged, LeaseFailed, LeaseHeld, LeaseLost, StorageFailed
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.formats.leases import Geometry, Leader, decode_leader
 from vdsm.storage.ids import DomainId, new_id
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.lock_twin import SharedDisk, TwinHost, TwinLock
+from vdsm.storage.locks.lock_twin import SharedDisk, TwinHost, TwinLock
 from vdsm.storage.oop import frames
 from vdsm.storage.oop.helper import Server
 from vdsm.storage.oop.pool import HelperPool
-from vdsm.storage.watchdog import Watchdog
-from vdsm.storage.write_gate import WriteGate
+from vdsm.storage.pool.watchdog import Watchdog
+from vdsm.storage.pool.write_gate import WriteGate
 
 DOMAIN = DomainId(new_id())
 

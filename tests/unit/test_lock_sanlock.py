@@ -16,7 +16,7 @@ from vdsm.storage.clusterlock import Membership
 from vdsm.storage.errors import HostIdFailed, LeaseFailed, LeaseHeld
 from vdsm.storage.formats.leases import MIB, Geometry
 from vdsm.storage.ids import DomainId, new_id
-from vdsm.storage.sanlock_lock import SanlockLeases, SanlockLock, SanlockSettings
+from vdsm.storage.locks.sanlock_lock import SanlockLeases, SanlockLock, SanlockSettings
 from vdsm.system.sanlock.daemon import Daemon
 from vdsm.system.sanlock.facts import Deadlines, HostState, SanlockFailed, Spot
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdsm.base.errors import WrongState
-from vdsm.storage import pool_edits
 from vdsm.storage.errors import InvalidParameter
 from vdsm.storage.formats.domain import DomainMetadata, decode_domain, encode_domain
 from vdsm.storage.formats.pool import PoolMetadata
 from vdsm.storage.ids import DomainId, PoolId, new_id
 from vdsm.storage.kinds import AttachedStatus, DomainRole, StorageType
-from vdsm.storage.pool_edits import Edit
-from vdsm.storage.pools import read_domain_map
+from vdsm.storage.pool import pool_edits
+from vdsm.storage.pool.pool_edits import Edit
+from vdsm.storage.pool.pools import read_domain_map
 
 POOL = PoolId("5bb00001-0000-4000-8000-000000000001")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vdsm.base.errors import BadParameter
 from vdsm.storage.ids import VolumeId
-from vdsm.storage.inspection import Expected, judge
+from vdsm.storage.images.inspection import Expected, judge
 from vdsm.storage.kinds import VolumeFormat
 from vdsm.system.qemu_img import Header, parse_header
 from vdsm.system.qemu_img.work import Copy

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from vdsm.storage.connection.repository import Repository
 from vdsm.storage.errors import InvalidParameter, StorageFailed
 from vdsm.storage.ids import DomainId, ImageId, PoolId
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.repository import Repository
 
 POOL = PoolId("11111111-2222-3333-4444-555555555555")
 ONE = DomainId("aaaaaaaa-0000-0000-0000-000000000001")

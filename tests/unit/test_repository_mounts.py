@@ -8,10 +8,10 @@ import pytest
 
 from vdsm.base.errors import BadParameter
 from vdsm.privileged.mount_rules import MountRules
+from vdsm.storage.connection.mount_requests import Connection, MountRequest, NfsDefaults, mount_request, nfs_options
+from vdsm.storage.connection.mount_table import MountTable, likely_type, normalized
 from vdsm.storage.errors import InvalidParameter
 from vdsm.storage.kinds import StorageType
-from vdsm.storage.mount_requests import Connection, MountRequest, NfsDefaults, mount_request, nfs_options
-from vdsm.storage.mount_table import MountTable, likely_type, normalized
 from vdsm.system import mounts
 
 ROOT = "/rhev/data-center"

@@ -10,9 +10,9 @@ from vdsm.operations.locks import Locks
 from vdsm.operations.manager import Operations
 from vdsm.operations.records import Fault, OperationView, Phase
 from vdsm.storage.ids import PoolId
-from vdsm.storage.pool_errors import NoSuchTask, NotSpm, error_of
-from vdsm.storage.spm import Spm
-from vdsm.storage.tasks import Tasks, status_of
+from vdsm.storage.pool.pool_errors import NoSuchTask, NotSpm, error_of
+from vdsm.storage.pool.spm import Spm
+from vdsm.storage.pool.tasks import Tasks, status_of
 
 POOL = PoolId("5bb00001-0000-4000-8000-000000000001")
 FULL = Fault("no_space", 397, "the domain is full")

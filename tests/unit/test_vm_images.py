@@ -11,8 +11,8 @@ from vdsm.base.errors import BadParameter, Denied
 from vdsm.bindings.peers import Credentials, unix_caller
 from vdsm.services.vm_images import VmImages
 from vdsm.storage.errors import IllegalVolume, NoSuchImage, StorageFailed
+from vdsm.storage.images.preparing import Prepared
 from vdsm.storage.kinds import VolumeFormat
-from vdsm.storage.preparing import Prepared
 from vdsm.virt import domxml
 from vdsm.virt.disks import ImageRef, Location
 from vdsm.virt.domxml import Owner

@@ -20,8 +20,10 @@ from vdsm.api.catalogue import PROTOCOLS
 from vdsm.api.contract import Param, Verb, verbs_of
 from vdsm.base import errors
 from vdsm.base.errors import VdsmError
-from vdsm.storage import domain_errors, image_errors, pool_errors
 from vdsm.storage import errors as storage_errors
+from vdsm.storage.domains import domain_errors
+from vdsm.storage.images import image_errors
+from vdsm.storage.pool import pool_errors
 from vdsm.transfers import errors as transfer_errors
 
 _ERRORS: Final = (errors, storage_errors, domain_errors, image_errors, pool_errors, transfer_errors)

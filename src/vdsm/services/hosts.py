@@ -17,8 +17,8 @@ from vdsm.host.statistics import Reading
 from vdsm.services import host_answers, storage_answers, vm_answers
 from vdsm.services.host_answers import VmCounts
 from vdsm.services.vm_answers import StatsAnswers
+from vdsm.storage.domains.monitor import DomainReport
 from vdsm.storage.ids import DomainId
-from vdsm.storage.monitor import DomainReport
 from vdsm.virt.fleet import Fleet
 from vdsm.virt.lifecycle import Status
 from vdsm.virt.view import VmView

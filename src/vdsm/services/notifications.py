@@ -10,10 +10,10 @@ from vdsm.base.clock import notify_time_ms
 from vdsm.operations.records import OperationView
 from vdsm.services import storage_answers
 from vdsm.services.vm_answers import display
+from vdsm.storage.domains.monitor import DomainReport
 from vdsm.storage.ids import DomainId
-from vdsm.storage.jobs import JobView
-from vdsm.storage.monitor import DomainReport
-from vdsm.storage.tasks import status_of
+from vdsm.storage.images.jobs import JobView
+from vdsm.storage.pool.tasks import status_of
 from vdsm.virt.lifecycle import Status
 from vdsm.virt.view import VmChange, What
 

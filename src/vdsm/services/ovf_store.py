@@ -39,7 +39,7 @@ from vdsm.storage.ids import (
     parse_pool_id,
     parse_volume_id,
 )
-from vdsm.storage.pool_errors import error_of
+from vdsm.storage.pool.pool_errors import error_of
 
 log = logging.getLogger(__name__)
 

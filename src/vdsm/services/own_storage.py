@@ -29,19 +29,19 @@ from vdsm.base.errors import AlreadyExists, BadParameter, Busy, Failed, NotFound
 from vdsm.base.persist import persist_file, read_file
 from vdsm.base.undo import Undo
 from vdsm.operations.records import TaskResult, TaskState
-from vdsm.storage.connections import Connection, Connections
-from vdsm.storage.domain import Domain
-from vdsm.storage.domain_maker import NewDomain
-from vdsm.storage.domain_work import DomainWork
-from vdsm.storage.domains import Domains
+from vdsm.storage.connection.connections import Connection, Connections
+from vdsm.storage.domains.domain import Domain
+from vdsm.storage.domains.domain_maker import NewDomain
+from vdsm.storage.domains.domain_work import DomainWork
+from vdsm.storage.domains.domains import Domains
+from vdsm.storage.domains.monitor import Monitors
 from vdsm.storage.errors import InvalidParameter, NoSuchDomain, StorageAccessDenied, StorageBusy
 from vdsm.storage.formats.mounts import normalize
 from vdsm.storage.ids import DomainId, PoolId, new_id
 from vdsm.storage.kinds import AttachedStatus, DomainRole, StorageType
-from vdsm.storage.monitor import Monitors
-from vdsm.storage.pools import Pools
-from vdsm.storage.spm import SpmRole
-from vdsm.storage.tasks import Tasks
+from vdsm.storage.pool.pools import Pools
+from vdsm.storage.pool.spm import SpmRole
+from vdsm.storage.pool.tasks import Tasks
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vdsm.storage.domain import Domain
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.errors import NoSuchVolume, WrongChain
 from vdsm.storage.ids import DomainId, VolumeId, VolumeRef, parse_domain_id, parse_image_id, parse_volume_id
 from vdsm.storage.kinds import VolumeKind

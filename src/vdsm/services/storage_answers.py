@@ -11,14 +11,14 @@ from vdsm.api import storage_types as api
 from vdsm.base.clock import monotonic_s
 from vdsm.operations.explanations import Explanation
 from vdsm.storage.backend import Space
+from vdsm.storage.domains.iso_files import IsoFile
+from vdsm.storage.domains.monitor import DomainReport
 from vdsm.storage.formats.domain import DomainMetadata
 from vdsm.storage.ids import BLANK
-from vdsm.storage.image_queries import VolumeFacts
-from vdsm.storage.iso_files import IsoFile
-from vdsm.storage.jobs import JOB_TYPE, JobView
-from vdsm.storage.monitor import DomainReport
-from vdsm.storage.pools import DomainInPool, PoolInfo
-from vdsm.storage.tasks import TaskInfo, TaskStatus
+from vdsm.storage.images.image_queries import VolumeFacts
+from vdsm.storage.images.jobs import JOB_TYPE, JobView
+from vdsm.storage.pool.pools import DomainInPool, PoolInfo
+from vdsm.storage.pool.tasks import TaskInfo, TaskStatus
 from vdsm.system.qemu_img.questions import Bitmap, Info, Measured
 
 

@@ -8,11 +8,11 @@ from typing import Final
 from vdsm.api import storage_checks as api
 from vdsm.services.storage_gates import Gates
 from vdsm.services.storage_spm import SpmDoor
-from vdsm.storage.check import DomainChecker
-from vdsm.storage.check_facts import Finding, Skipped
+from vdsm.storage.checks.check import DomainChecker
+from vdsm.storage.checks.check_facts import Finding, Skipped
+from vdsm.storage.checks.repair import DomainRepair
 from vdsm.storage.ids import BLANK, ImageId, parse_image_id
-from vdsm.storage.pool_errors import NoSuchPool, NotSpm
-from vdsm.storage.repair import DomainRepair
+from vdsm.storage.pool.pool_errors import NoSuchPool, NotSpm
 
 
 class StorageCheckService:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from vdsm.api import storage_types as api
-from vdsm.storage.connections import Connection, Connections, Status
+from vdsm.storage.connection.connections import Connection, Connections, Status
 from vdsm.storage.kinds import StorageType
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdsm.operations.kinds import Kind
-from vdsm.storage.copying import Copier, CopyVolume, MoveImage, copy_image, move_image
-from vdsm.storage.structure_copies import CloneStructure, SyncData, clone_structure, sync_data
+from vdsm.storage.images.copying import Copier, CopyVolume, MoveImage, copy_image, move_image
+from vdsm.storage.images.structure_copies import CloneStructure, SyncData, clone_structure, sync_data
 
 
 @dataclass(frozen=True, slots=True)

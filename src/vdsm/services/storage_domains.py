@@ -11,16 +11,16 @@ from vdsm.services import storage_answers as answers
 from vdsm.services.storage_gates import Gates
 from vdsm.services.storage_leases import LeaseDumps
 from vdsm.services.storage_spm import SpmDoor
-from vdsm.storage import iso_files
-from vdsm.storage.domain_maker import NewDomain, parse_version
-from vdsm.storage.domain_work import DomainWork
-from vdsm.storage.domains import Domains
+from vdsm.storage.domains import iso_files
+from vdsm.storage.domains.domain_maker import NewDomain, parse_version
+from vdsm.storage.domains.domain_work import DomainWork
+from vdsm.storage.domains.domains import Domains
+from vdsm.storage.domains.monitor import Monitors
 from vdsm.storage.errors import NoSuchImage
 from vdsm.storage.ids import BLANK, DomainId, PoolId, parse_domain_id, parse_image_id, parse_pool_id
-from vdsm.storage.image_queries import ImageQueries
+from vdsm.storage.images.image_queries import ImageQueries
 from vdsm.storage.kinds import DomainClass, StorageType
-from vdsm.storage.monitor import Monitors
-from vdsm.storage.pools import Pools
+from vdsm.storage.pool.pools import Pools
 
 
 class StorageDomainService:

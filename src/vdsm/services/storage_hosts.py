@@ -10,14 +10,14 @@ from vdsm.api import host_types
 from vdsm.api import storage_types as api
 from vdsm.base.errors import BadParameter, VdsmError
 from vdsm.services import storage_answers as answers
-from vdsm.storage.domains import Domains
+from vdsm.storage.domains.domains import Domains
+from vdsm.storage.domains.monitor import Monitors
 from vdsm.storage.errors import UnsupportedOperation
 from vdsm.storage.formats.mounts import normalize
 from vdsm.storage.ids import BLANK, DomainId, parse_domain_id, parse_pool_id
-from vdsm.storage.jobs import JOB_TYPE, Jobs
-from vdsm.storage.monitor import Monitors
-from vdsm.storage.pools import Pools
-from vdsm.storage.tasks import Tasks
+from vdsm.storage.images.jobs import JOB_TYPE, Jobs
+from vdsm.storage.pool.pools import Pools
+from vdsm.storage.pool.tasks import Tasks
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from vdsm.api import storage_types as api
 from vdsm.services.storage_copies import CopyKinds
 from vdsm.services.storage_gates import Gates
 from vdsm.services.storage_spm import SpmDoor
-from vdsm.storage.copying import MoveImage
 from vdsm.storage.errors import NoSuchImage
 from vdsm.storage.ids import BLANK, ImageRef, parse_domain_id, parse_image_id, parse_volume_id
-from vdsm.storage.image_kinds import DeleteImage, ImageKinds
-from vdsm.storage.image_queries import ImageQueries
-from vdsm.storage.images import ImageChanges
-from vdsm.storage.preparing import Preparer
-from vdsm.storage.structure_copies import CloneStructure, Part, SyncData
-from vdsm.storage.volume_kinds import DeleteVolumes
+from vdsm.storage.images.copying import MoveImage
+from vdsm.storage.images.image_kinds import DeleteImage, ImageKinds
+from vdsm.storage.images.image_queries import ImageQueries
+from vdsm.storage.images.images import ImageChanges
+from vdsm.storage.images.preparing import Preparer
+from vdsm.storage.images.structure_copies import CloneStructure, Part, SyncData
+from vdsm.storage.images.volume_kinds import DeleteVolumes
 
 
 class ImageService:

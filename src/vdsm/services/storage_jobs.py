@@ -8,7 +8,6 @@ import msgspec
 
 from vdsm.api import storage_types as api
 from vdsm.operations.kinds import Kind
-from vdsm.storage.copy_jobs import CopyData
 from vdsm.storage.errors import InvalidParameter, UnsupportedOperation
 from vdsm.storage.ids import (
     DomainId,
@@ -19,8 +18,9 @@ from vdsm.storage.ids import (
     parse_job_id,
     parse_volume_id,
 )
-from vdsm.storage.job_kinds import AmendVolume, BitmapJob, JobKinds, MergeJob, UpdateVolume, VolumeJob
-from vdsm.storage.jobs import Jobs
+from vdsm.storage.images.copy_jobs import CopyData
+from vdsm.storage.images.job_kinds import AmendVolume, BitmapJob, JobKinds, MergeJob, UpdateVolume, VolumeJob
+from vdsm.storage.images.jobs import Jobs
 from vdsm.storage.kinds import Legality
 
 A = TypeVar("A", bound=msgspec.Struct)

@@ -10,12 +10,12 @@ from vdsm.base.clock import now_utc
 from vdsm.base.errors import VdsmError
 from vdsm.services.storage_gates import Gates
 from vdsm.services.storage_spm import SpmDoor
-from vdsm.storage.domain import Domain
-from vdsm.storage.external_leases import AddLease, ExternalLeases, LeaseKinds, RebuildLeases, RemoveLease
+from vdsm.storage.domains.domain import Domain
 from vdsm.storage.formats import xleases
 from vdsm.storage.formats.leases import JobStatus, JobValue
 from vdsm.storage.ids import BLANK, DomainId, LeaseId, parse_domain_id, parse_job_id, parse_lease_id
-from vdsm.storage.lease_index import LeaseAreas, LeaseIndex
+from vdsm.storage.leases.external_leases import AddLease, ExternalLeases, LeaseKinds, RebuildLeases, RemoveLease
+from vdsm.storage.leases.lease_index import LeaseAreas, LeaseIndex
 
 log = logging.getLogger(__name__)
 

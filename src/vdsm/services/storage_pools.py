@@ -10,8 +10,8 @@ from vdsm.api import storage_types as api
 from vdsm.services import storage_answers as answers
 from vdsm.services.storage_gates import Gates
 from vdsm.services.storage_spm import SpmDoor
-from vdsm.storage import iso_files
-from vdsm.storage.domains import Domains
+from vdsm.storage.domains import iso_files
+from vdsm.storage.domains.domains import Domains
 from vdsm.storage.errors import UnsupportedOperation
 from vdsm.storage.formats.domain import LeaseParameters
 from vdsm.storage.ids import (
@@ -23,11 +23,11 @@ from vdsm.storage.ids import (
     parse_pool_id,
     parse_volume_id,
 )
-from vdsm.storage.image_kinds import ImageKinds
-from vdsm.storage.image_queries import ImageQueries
+from vdsm.storage.images.image_kinds import ImageKinds
+from vdsm.storage.images.image_queries import ImageQueries
+from vdsm.storage.images.merge_kinds import Subchain
 from vdsm.storage.kinds import AttachedStatus, DomainClass
-from vdsm.storage.merge_kinds import Subchain
-from vdsm.storage.pools import Pools, read_domain_map
+from vdsm.storage.pool.pools import Pools, read_domain_map
 
 
 class StoragePoolService:

@@ -7,11 +7,11 @@ from typing import Final, TypeVar
 import msgspec
 
 from vdsm.operations.kinds import Kind
-from vdsm.storage.domains import Domains
+from vdsm.storage.domains.domains import Domains
 from vdsm.storage.ids import BLANK, DomainId, PoolId, parse_pool_id
-from vdsm.storage.pool_errors import NotSpm
-from vdsm.storage.pools import Pools
-from vdsm.storage.spm import Spm
+from vdsm.storage.pool.pool_errors import NotSpm
+from vdsm.storage.pool.pools import Pools
+from vdsm.storage.pool.spm import Spm
 
 A = TypeVar("A", bound=msgspec.Struct)
 

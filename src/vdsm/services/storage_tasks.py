@@ -7,7 +7,7 @@ from typing import Final
 from vdsm.api import host_types
 from vdsm.api import storage_types as api
 from vdsm.services import storage_answers as answers
-from vdsm.storage.tasks import Tasks
+from vdsm.storage.pool.tasks import Tasks
 
 
 class TaskService:

@@ -13,8 +13,6 @@ from vdsm.services import storage_answers as answers
 from vdsm.services.storage_copies import CopyKinds
 from vdsm.services.storage_gates import Gates
 from vdsm.services.storage_spm import SpmDoor
-from vdsm.storage import content
-from vdsm.storage.copying import CopyVolume
 from vdsm.storage.errors import UnsupportedOperation
 from vdsm.storage.ids import (
     BLANK,
@@ -24,12 +22,14 @@ from vdsm.storage.ids import (
     parse_parent_id,
     parse_volume_id,
 )
-from vdsm.storage.image_kinds import ImageKinds
-from vdsm.storage.image_queries import ImageQueries
-from vdsm.storage.images import ImageChanges
+from vdsm.storage.images import content
+from vdsm.storage.images.copying import CopyVolume
+from vdsm.storage.images.image_kinds import ImageKinds
+from vdsm.storage.images.image_queries import ImageQueries
+from vdsm.storage.images.images import ImageChanges
+from vdsm.storage.images.mover import QemuImages, Unwatched
+from vdsm.storage.images.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 from vdsm.storage.kinds import Allocation, Legality, VolumeFormat
-from vdsm.storage.mover import QemuImages, Unwatched
-from vdsm.storage.volume_kinds import CreateVolume, DeleteVolumes, ExtendVolume
 
 # A caller gets an answer after 170 s, whatever it is.
 _CALLER_WAITS_S: Final = 160.0

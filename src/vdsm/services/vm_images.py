@@ -18,7 +18,7 @@ from vdsm.storage.ids import (
     parse_pool_id,
     parse_volume_id,
 )
-from vdsm.storage.preparing import Preparing
+from vdsm.storage.images.preparing import Preparing
 from vdsm.virt.disks import ImageRef, Images, Location
 from vdsm.virt.domxml import DomainFacts
 

@@ -7,10 +7,10 @@ from typing import Final
 
 from vdsm.base.errors import BadParameter, VdsmError
 from vdsm.storage.errors import Damaged, InvalidParameter, StorageFailed
-from vdsm.storage.external_leases import ExternalLeases
 from vdsm.storage.formats.leases import LeaseRecord
 from vdsm.storage.ids import VolumeRef, parse_domain_id, parse_image_id, parse_lease_id, parse_volume_id
-from vdsm.storage.mover import FindDomain
+from vdsm.storage.images.mover import FindDomain
+from vdsm.storage.leases.external_leases import ExternalLeases
 from vdsm.virt.leases import LeaseLocation, LeaseRef
 
 _KEEPER: Final = "sanlock"

@@ -14,12 +14,12 @@ import time
 
 from vdsm.base.errors import VdsmError
 from vdsm.storage.errors import LeaseHeld
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.formats.leases import Geometry, Leader, decode_leader
 from vdsm.storage.ids import DomainId
-from vdsm.storage.localfiles import LocalFiles
-from vdsm.storage.sanlock_lock import SanlockLeases, SanlockSettings
-from vdsm.storage.watchdog import Watchdog
-from vdsm.storage.write_gate import WriteGate
+from vdsm.storage.locks.sanlock_lock import SanlockLeases, SanlockSettings
+from vdsm.storage.pool.watchdog import Watchdog
+from vdsm.storage.pool.write_gate import WriteGate
 from vdsm.system.sanlock.daemon import Daemon
 
 SECTOR = 512

@@ -10,7 +10,7 @@ from functools import partial
 
 import vdsm.__main__ as vdsmd
 from vdsm import storage_wiring
-from vdsm.storage.sanlock_lock import SanlockSettings
+from vdsm.storage.locks.sanlock_lock import SanlockSettings
 from vdsm.virt.simulated import SimulatedHost, SimulatedHypervisor
 from vdsm.wiring import Agent, Simulated
 

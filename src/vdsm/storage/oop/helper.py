@@ -17,7 +17,7 @@ from typing import Final
 
 from vdsm.base.clock import boottime_s
 from vdsm.base.threads import Pool
-from vdsm.storage.localfiles import LocalFiles
+from vdsm.storage.files.localfiles import LocalFiles
 from vdsm.storage.oop import frames
 
 # So many calls wait for the disk at the same time; the others wait here, up to what the agent lets through.

@@ -1,0 +1,1 @@
+"""Storage domains: found, made, watched, taken away."""

@@ -1,0 +1,1 @@
+"""A storage domain in a directory of a file system."""

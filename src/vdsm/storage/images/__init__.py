@@ -1,0 +1,1 @@
+"""Images and volumes: asked about, made ready, changed, copied."""

@@ -1,0 +1,1 @@
+"""External leases of a domain."""

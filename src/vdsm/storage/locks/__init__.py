@@ -1,0 +1,1 @@
+"""What keeps hosts apart: sanlock, a file lock, and one in memory."""
