@@ -298,6 +298,8 @@ class Storage:
         self._notifications.domain_changed(domain_id, report)
         if report.valid:
             self.pools.domain_changed(domain_id)
+            self.jobs.operations.tend(ended=True)
+            self.work.settle()
 
 
 def _end_process(reason: str) -> None:

@@ -156,8 +156,10 @@ def test_undo_that_fails_keeps_its_locks_and_is_tried_again(bench: Bench) -> Non
     explained = running.explain(view.id)
     assert (explained.done, explained.uncertain, explained.left) == ((), ("one",), ("two",))
     assert explained.summary.endswith("undoing failed: [Errno 5] Input/output error")
+    running.tend()  # it does not stall: only who knows that what it works on is there again says so
+    assert ended(running, view).phase is Phase.HALF_UNDONE
     broken.clear()
-    running.settle(view.id)
+    running.tend(ended=True)
     assert ended(running, view).phase is Phase.UNDONE
     assert bench.calls == ["do one", "do two", "undo two", "undo one", "undo one"]
     assert bench.locks.uses() == []
@@ -436,10 +438,14 @@ def test_journal_that_breaks_stops_the_operation_where_it_is(bench: Bench) -> No
     with pytest.raises(Failed):
         running.submit(kind, Empty())
     assert len(running.views()) == 1
+    running.tend()
+    assert ended(running, view).stalled
     working.set()
-    running.settle(view.id)
+    running.tend()
     assert ended(running, view).phase is Phase.DONE
-    assert bench.calls == ["do one", "do one", "do two"]
+    assert bench.calls == ["do one", "do one", "do one", "do two"]
+    running.tend(ended=True)
+    assert ended(running, view).phase is Phase.DONE
 
 
 def test_clear(bench: Bench) -> None:

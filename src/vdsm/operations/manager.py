@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
@@ -256,6 +257,23 @@ class Operations:
         entry.ended.clear()
         self._pool.submit(self._work, entry)
         return entry.execution.view()
+
+    def tend(self, *, ended: bool = False) -> None:
+        """Try again what stalls because its journal could not be written; who sees that it can be, calls this.
+
+        Args:
+            ended: also what has ended without being settled, because what it works on may be there again.
+        """
+        with self._lock:
+            entries = [] if self._stopped else list(self._entries.values())
+        for entry in entries:
+            record = entry.execution.record
+            if entry.kind is None or record.phase in SETTLED:
+                continue
+            if entry.execution.stalled or (ended and record.phase in ENDED):
+                # Somebody else may have begun it meanwhile, or ended it.
+                with contextlib.suppress(WrongState, NoSuchOperation, Busy):
+                    self.settle(record.id)
 
     def explain(self, operation_id: str) -> Explanation:
         """What is done, what is left, and what will happen.

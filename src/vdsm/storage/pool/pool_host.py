@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from vdsm.operations.records import OperationView, Phase
 from vdsm.storage.domains.domain import Domain
 from vdsm.storage.ids import DomainId, PoolId, new_id
 from vdsm.storage.kinds import DomainClass
-from vdsm.storage.pool.pool_errors import NoSuchPool, OtherPool
+from vdsm.storage.pool.pool_errors import NoSuchPool, NotSpm, OtherPool
 from vdsm.storage.pool.pool_kinds import INTERNAL, PoolKinds, pool_kinds
 from vdsm.storage.pool.pool_maker import PoolMaker
 from vdsm.storage.pool.pool_session import DomainSource, PoolLinks, PoolSession, Watchers
@@ -155,12 +155,15 @@ class PoolHost:
         return spm
 
     def domain_changed(self, domain_id: DomainId) -> None:
-        """A domain has become valid: it may be linked now, and a second master is set right by the SPM."""
+        """A domain has become valid: it is linked; the SPM sets a second master right, and goes on with its tasks."""
         session = self._session
         if session is None or domain_id not in session.facts.domains:
             return
         self._relink(session)
         self._mend_role(session, domain_id)
+        if self._spm is not None:
+            with suppress(NotSpm):
+                self._spm.operations.tend(ended=True)
 
     def _mend_role(self, session: PoolSession, domain_id: DomainId) -> None:
         """Overridden where the SPM's changes are."""

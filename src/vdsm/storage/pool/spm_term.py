@@ -14,8 +14,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from vdsm.base.clock import monotonic_s
 from vdsm.base.errors import VdsmError
 from vdsm.operations.kinds import Kind, Kinds, Run, Step
 from vdsm.operations.locks import Locks
@@ -34,6 +35,8 @@ from vdsm.storage.pool.write_gate import WriteGate, spm_gate
 
 log = logging.getLogger(__name__)
 
+_TEND_S: Final = 10.0
+
 
 class LeaseWatchdog(Protocol):
     """Who looks at a lease and tells when it is lost; ``Watchdog``."""
@@ -45,7 +48,7 @@ class LeaseWatchdog(Protocol):
         """Look no more."""
 
 
-MakeWatchdog = Callable[[WriteGate, Callable[[str], None]], LeaseWatchdog]
+MakeWatchdog = Callable[[WriteGate, Callable[[str], None], Callable[[], None]], LeaseWatchdog]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +108,7 @@ class Term:
     _kinds: dict[tuple[str, int], Kind[Any]] = field(default_factory=dict)
     _copied_to: DomainId | None = None
     _found: set[str] = field(default_factory=set)
+    _tended_s: float = 0.0
 
     def take(self) -> None:
         """Take the lease, and open the gate.
@@ -163,8 +167,15 @@ class Term:
     def watch(self) -> None:
         """Have the lease looked at from now on."""
         if self.gate is not None:
-            self._watchdog = self.parts.watchdog(self.gate, self.lost)
+            self._watchdog = self.parts.watchdog(self.gate, self.lost, self._tend)
             self._watchdog.start()
+
+    def _tend(self) -> None:
+        """The master can be written: what stalls goes on, but is not tried again with each look."""
+        now_s = monotonic_s()
+        if self.operations is not None and now_s - self._tended_s >= _TEND_S:
+            self._tended_s = now_s
+            self.operations.tend()
 
     def unwatch(self) -> None:
         """Have it looked at no more."""

@@ -50,16 +50,24 @@ class Watchdog:
     Args:
         gate: the open gate.
         lost: called in a thread of its own, once, when the lease is lost; the gate is shut by then.
+        well: called in the same thread after each look that found the lease, and the storage it is on; must not wait.
         interval_s: seconds between two looks; each costs two questions to the keeper and one sector.
         patience_s: seconds after the lease's time in which a late renewal is still waited for; writes are refused
             meanwhile. The keeper knows of its renewals one renewal late, which is 2 io_timeouts.
     """
 
     def __init__(
-        self, gate: WriteGate, lost: Callable[[str], None], *, interval_s: float = 2.0, patience_s: float = 20.0
+        self,
+        gate: WriteGate,
+        lost: Callable[[str], None],
+        well: Callable[[], None] = lambda: None,
+        *,
+        interval_s: float = 2.0,
+        patience_s: float = 20.0,
     ) -> None:
         self._gate: Final = gate
         self._lost: Final = lost
+        self._well: Final = well
         self._interval_s: Final = interval_s
         self._patience_s: Final = patience_s
         self._stopped: Final = threading.Event()
@@ -86,6 +94,7 @@ class Watchdog:
 
     def _look(self) -> str | None:
         """Why the lease is lost; None as long as it may not be."""
+        sound = True
         # A keeper that does not answer is no reason not to look at the storage.
         for look in (self._gate.confirm, self._gate.check):
             try:
@@ -94,13 +103,22 @@ class Watchdog:
                 return error.reason
             except VdsmError as error:
                 # Storage or keeper may come back in time.
+                sound = False
                 log.warning("cannot look at the SPM's lease: %s", error)
                 if self._gate.overdue_s >= self._patience_s:
                     return self._shut(f"its time is over, and {error}")
             except Exception as error:  # the top of a thread that must not die in silence
                 log.exception("cannot look at the SPM's lease")
                 return self._shut(f"{type(error).__name__}: {error}")
+        if sound:
+            self._tell_well()
         return None
+
+    def _tell_well(self) -> None:
+        try:
+            self._well()
+        except Exception:  # whoever is told must not end the looking
+            log.exception("the news that the SPM's lease is sound was lost")
 
     def _shut(self, reason: str) -> str:
         self._gate.shut(reason)
