@@ -91,6 +91,7 @@ class Storage:
 
     def __init__(self, config: Config, state_dir: Path, privileged: Privileged, notifications: Notifications) -> None:
         settings = config.storage
+        self._privileged = privileged
         self._journals = state_dir / "operations"
         self._notifications = notifications
         self.repository = Repository(
@@ -227,8 +228,8 @@ class Storage:
         ``then`` is called when the journals of this host have been read.
         """
         try:
-            for place in (self.repository.mounts, f"{self.repository.root}/hsm-tasks"):
-                Path(place).mkdir(mode=0o755, exist_ok=True)
+            if not Path(self.repository.mounts).is_dir():
+                self._privileged.prepare_repository()
             mounted = self.connections.mounts()
             self.repository.clean(frozenset(item.path for item in mounted))
         except (OSError, VdsmError) as error:
