@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 
 from certificates import Certificates, make
 from lab.light import LightHost, eventually
+from vds_bootstrap import transfers
 
 PATIENCE_S: Final = 60.0
 _BIN: Final = Path(__file__).resolve().parents[2] / ".venv" / "bin"
@@ -177,6 +178,7 @@ domain_type = "qemu"
                 daemon.kill()
             daemon.wait(timeout=PATIENCE_S)
         self._daemons.clear()
+        transfers.stop(self.run_dir, PATIENCE_S)  # a killed agent leaves them to the next one
 
     def threads(self, program: str = "vdsmd") -> int:
         """How many threads a daemon has."""
