@@ -66,6 +66,7 @@ def take_down(state: State, progress: Progress) -> list[str]:
             left += transfers.stop(Path(state.api_socket).parent, DAEMON_PATIENCE_S)
     left += _stop_libvirt(state, progress)
     left += _stop_qemus(state)
+    _remove_links(Path(state.api_socket).parent / "storage")
     for name in reversed(state.files):
         _remove(Path(name))
     for node in state.nodes:
@@ -119,6 +120,15 @@ def _stop_libvirt(state: State, progress: Progress) -> list[str]:
             except ProgramFailed:
                 left.append(unit)
         return left
+
+
+def _remove_links(folder: Path) -> None:
+    """The links to images that VMs had: an agent that was killed could not take them back."""
+    for link in folder.glob("*/*"):
+        if link.is_symlink():
+            link.unlink(missing_ok=True)
+    for place in (*folder.glob("*"), folder):
+        _remove(place)
 
 
 def _remove(path: Path) -> None:

@@ -29,7 +29,7 @@ from vdsm.virt.view import ExitCode, ExitReason
 pytestmark = needs("root", "qemu", "program:libvirtd")
 
 # Every lane's threads, the fleet's, the samplers' and the two of libvirt: what there can ever be.
-MOST_THREADS = 45
+MORE_THREADS = 35
 
 
 @pytest.fixture
@@ -271,6 +271,7 @@ def test_agent_killed_adopts_its_vms_and_tells_who_died(lab: Lab, light: LightHo
 
 def test_threads_are_bounded_whatever_hangs(lab: Lab, fleet: Fleet, light: LightHost) -> None:
     vm_ids = running(lab, fleet, 6)
+    before = threading.active_count()  # other tests of this process leave idle ones behind
     fleet._hypervisor.stopped = lambda vm_id: False  # type: ignore[method-assign]  # make every request try
     for vm_id in vm_ids:
         light.freeze(vm_id)
@@ -279,7 +280,7 @@ def test_threads_are_bounded_whatever_hangs(lab: Lab, fleet: Fleet, light: Light
         caller.start()
     for caller in callers:
         caller.join(60)
-    assert threading.active_count() < MOST_THREADS
+    assert threading.active_count() - before < MORE_THREADS
     for vm_id in vm_ids:
         light.thaw(vm_id)
     eventually(lambda: all(view.responding for view in fleet.views()), "all respond")
