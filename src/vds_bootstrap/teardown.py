@@ -66,7 +66,8 @@ def take_down(state: State, progress: Progress) -> list[str]:
             left += transfers.stop(Path(state.api_socket).parent, DAEMON_PATIENCE_S)
     left += _stop_libvirt(state, progress)
     left += _stop_qemus(state)
-    _remove_links(Path(state.api_socket).parent / "storage")
+    if state.api_socket:
+        _remove_links(Path(state.api_socket).parent / "storage")
     for name in reversed(state.files):
         _remove(Path(name))
     for node in state.nodes:
